@@ -1,0 +1,96 @@
+"""Attention, and the one rule of who sees whom."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from aapt.dit.embed import Rope, rotate
+from aapt.dit.kv_cache import LayerCache
+
+FIRST_INDEX = 1  # latent 0 is given; the first that is generated is 1, and it stays visible for good
+
+
+def visible(query: Int[Tensor, "b q"], key: Int[Tensor, "b k"], window: int) -> Bool[Tensor, "b q k"]:
+    """The block-causal rule: a latent sees itself, the `window` before it, and the first that was generated.
+
+    Paper, section 2.1: block-causal attention, a sliding window, the first frame always attended. `KVCache`
+    keeps exactly the keys for which this is true.
+    """
+    query, key = query[:, :, None], key[:, None, :]
+    return (key == FIRST_INDEX) | ((query - window <= key) & (key <= query))
+
+
+def attend(
+    q: Float[Tensor, "b n a e"],
+    k: Float[Tensor, "b m a e"],
+    v: Float[Tensor, "b m a e"],
+    mask: Bool[Tensor, "b n m"] | None = None,
+) -> Float[Tensor, "b n d"]:
+    """Scaled dot-product attention; heads side by side in the result."""
+    q, k, v = (rearrange(x, "b n a e -> b a n e") for x in (q, k, v))
+    mask = None if mask is None else mask[:, None]
+    made = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return rearrange(made, "b a n e -> b n (a e)")
+
+
+class SelfAttention(nn.Module):
+    """Wan's self-attention: queries and keys normalised over all heads together, then rotated."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.norm_q = nn.RMSNorm(dim, eps=1e-6)
+        self.norm_k = nn.RMSNorm(dim, eps=1e-6)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        turns: Rope,
+        mask: Bool[Tensor, "b n n"] | None,
+        cache: LayerCache | None,
+    ) -> Float[Tensor, "b n d"]:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = (
+            rearrange(y, "b n (a e) -> b n a e", a=self.heads) for y in (self.norm_q(q), self.norm_k(k), v)
+        )
+        q, k = rotate(q, turns), rotate(k, turns)
+        if cache is not None:
+            cache.write(k, v)
+        if cache is None or mask is not None:
+            return self.out(attend(q, k, v, mask))
+        # Each session attends to its own row: nothing is masked, padded or copied.
+        rows = [attend(q[i : i + 1], *cache.read(i)) for i in range(len(q))]
+        return self.out(torch.cat(rows))
+
+
+class CrossAttention(nn.Module):
+    """Every visual token attends to every text token; keys and values are made once per prompt."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.norm_q = nn.RMSNorm(dim, eps=1e-6)
+        self.norm_k = nn.RMSNorm(dim, eps=1e-6)
+        self.out = nn.Linear(dim, dim)
+
+    def keys_and_values(
+        self, text: Float[Tensor, "b l d"]
+    ) -> tuple[Float[Tensor, "b l a e"], Float[Tensor, "b l a e"]]:
+        """Keys and values of a prompt."""
+        k, v = self.kv(text).chunk(2, -1)
+        k, v = (rearrange(y, "b l (a e) -> b l a e", a=self.heads) for y in (self.norm_k(k), v))
+        return k, v
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], text: Float[Tensor, "b l d"] | None, cache: LayerCache | None
+    ) -> Float[Tensor, "b n d"]:
+        q = rearrange(self.norm_q(self.q(x)), "b n (a e) -> b n a e", a=self.heads)
+        if text is not None:
+            return self.out(attend(q, *self.keys_and_values(text)))
+        assert cache is not None
+        return self.out(torch.cat([attend(q[i : i + 1], *cache.read_text(i)) for i in range(len(q))]))

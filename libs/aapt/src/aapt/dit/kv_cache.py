@@ -1,0 +1,92 @@
+"""`KVCache`: what past latents have left in the network, one row per session, written in place."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+KeysValues = tuple[Float[Tensor, "b m a e"], Float[Tensor, "b m a e"]]
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's part in one pass: row i of the batch is session `slots[i]` at latents `indices[i]`."""
+
+    cache: "KVCache"
+    layer: int
+    slots: tuple[int, ...]
+    indices: tuple[tuple[int, ...], ...]
+
+    def write(self, k: Float[Tensor, "b n a e"], v: Float[Tensor, "b n a e"]) -> None:
+        """Put each latent's keys and values in its place; what the window has left behind is overwritten."""
+        tokens = self.cache.tokens
+        for row, (slot, indices) in enumerate(zip(self.slots, self.indices, strict=True)):
+            for n, index in enumerate(indices):
+                if not self.cache.keeps(index, newest=indices[-1]):
+                    continue
+                place = self.cache.place(index) * tokens
+                for kept, made in ((self.cache.keys, k), (self.cache.values, v)):
+                    kept[self.layer, slot, place : place + tokens] = made[row, n * tokens : (n + 1) * tokens]
+
+    def read(self, row: int) -> KeysValues:
+        """All that this row's newest latent may see, itself included: a view, in no particular order."""
+        slot, newest = self.slots[row], self.indices[row][-1]
+        end = self.cache.places_in_use(newest) * self.cache.tokens
+        return (
+            self.cache.keys[self.layer, slot : slot + 1, :end],
+            self.cache.values[self.layer, slot : slot + 1, :end],
+        )
+
+    def read_text(self, row: int) -> KeysValues:
+        """The prompt's keys and values of this row."""
+        slot = self.slots[row]
+        return (
+            self.cache.text_keys[self.layer, slot : slot + 1],
+            self.cache.text_values[self.layer, slot : slot + 1],
+        )
+
+
+class KVCache:
+    """The first latent for good, then a ring of the last `window` and the current one.
+
+    One row per slot, allocated once: nothing is rolled, concatenated or cloned, and shapes never change.
+    Keys are stored rotated at their absolute index; attention does not care about the order of keys, so the
+    ring is read as it lies.
+    """
+
+    def __init__(
+        self, *, layers: int, slots: int, window: int, tokens: int, text_tokens: int, heads: int, head_dim:
+        int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        self.slots = slots
+        self.window = window
+        self.tokens = tokens
+        shape = (layers, slots, (window + 2) * tokens, heads, head_dim)
+        text_shape = (layers, slots, text_tokens, heads, head_dim)
+        self.keys, self.values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+        self.text_keys, self.text_values = (
+            torch.zeros(text_shape, device=device, dtype=dtype) for _ in range(2)
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of all slots together."""
+        kept = (self.keys, self.values, self.text_keys, self.text_values)
+        return sum(x.numel() * x.element_size() for x in kept)
+
+    def layer(self, layer: int, slots: tuple[int, ...], indices: tuple[tuple[int, ...], ...]) -> LayerCache:
+        """The part of `layer` in a pass over `slots` at latents `indices`."""
+        return LayerCache(self, layer, slots, indices)
+
+    def place(self, index: int) -> int:
+        """Where latent `index` (1 or more) lies: the first alone in front, the others round the ring."""
+        return 0 if index == 1 else 1 + (index - 2) % (self.window + 1)
+
+    def places_in_use(self, newest: int) -> int:
+        """How many places are filled once latent `newest` is written."""
+        return min(newest, self.window + 2)
+
+    def keeps(self, index: int, newest: int) -> bool:
+        """Whether latent `index` is still kept once `newest` is written."""
+        return index == 1 or index >= newest - self.window

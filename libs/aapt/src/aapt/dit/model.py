@@ -1,0 +1,196 @@
+"""`DiT`: the one network. Wan's block (arXiv:2503.20314) under block-causal attention.
+
+Input of each latent: its noise, the latent before it (recycled), and its controls, side by side in the
+channels (paper, section 2.1). The same forward serves whole clips under a mask, and single latents with a
+cache.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from aapt.dit.attention import FIRST_INDEX, CrossAttention, SelfAttention, visible
+from aapt.dit.embed import CameraEncoder, KeyEncoder, Rope, TimeEmbedding, rope
+from aapt.dit.kv_cache import KVCache, LayerCache
+from aapt.flow import Time, per_clip
+from aapt.shapes import Controls, Latents, Text
+
+PATCH = 2
+MIN_TIME = 0.05  # below this the noise is so small that dividing by it says nothing
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of the network.
+
+    predicts_clean: the last layer names the clean latent, and the velocity follows from it as
+    (noisy - clean) / t. A narrow network then need not carry the noise through all its layers. Open weights
+    that name the velocity itself have this off.
+    """
+
+    latent_channels: int
+    dim: int
+    heads: int
+    layers: int
+    window: int
+    ffn_dim: int
+    text_dim: int
+    text_tokens: int
+    keys: int = 0
+    camera_metres_per_unit: float = 0.0  # above 0: the network is steered by camera poses instead of keys
+    control_channels: int = 8  # of the key encoder; the camera encoder has 24
+    predicts_clean: bool = True
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads or (self.dim // self.heads) % 2:
+            raise ValueError(
+                f"dim {self.dim} does not divide into {self.heads} heads of even width; choose another number"
+            )
+        if bool(self.keys) == bool(self.camera_metres_per_unit):
+            raise ValueError(
+                "a network is steered by keys or by a camera: give one of keys, camera_metres_per_unit"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.dim // self.heads
+
+
+@dataclass(frozen=True)
+class CachePass:
+    """One pass with a cache: row i of the batch is session `slots[i]` at latents `indices[i]` (ascending)."""
+
+    cache: KVCache
+    slots: tuple[int, ...]
+    indices: tuple[tuple[int, ...], ...]
+
+
+class Block(nn.Module):
+    """Self-attention, attention to text, MLP; the first and the last modulated by time."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.attention = SelfAttention(dim, config.heads)
+        self.norm_text = nn.LayerNorm(dim, eps=1e-6)
+        self.text_attention = CrossAttention(dim, config.heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, config.ffn_dim), nn.GELU("tanh"), nn.Linear(config.ffn_dim, dim)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n d"],
+        six: Float[Tensor, "b 6 d"],
+        turns: Rope,
+        mask: Tensor | None,
+        text: Float[Tensor, "b l d"] | None,
+        cache: LayerCache | None,
+    ) -> Float[Tensor, "b n d"]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + six).chunk(6, 1)
+        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, turns, mask, cache)
+        x = x + self.text_attention(self.norm_text(x), text, cache)
+        return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
+
+
+class DiT(nn.Module):
+    """The velocity of latents, given their past, the text and the controls."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.controls = (
+            KeyEncoder(config.keys, config.control_channels)
+            if config.keys
+            else CameraEncoder(config.camera_metres_per_unit)
+        )
+        channels = 2 * config.latent_channels + self.controls.channels
+        self.patch = nn.Linear(PATCH * PATCH * channels, config.dim)
+        self.time = TimeEmbedding(config.dim)
+        self.text = nn.Sequential(
+            nn.Linear(config.text_dim, config.dim), nn.GELU("tanh"), nn.Linear(config.dim, config.dim)
+        )
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6, elementwise_affine=False)
+        self.head_modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.head = nn.Linear(config.dim, PATCH * PATCH * config.latent_channels)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        noisy: Latents,
+        previous: Latents,
+        t: Time,
+        text: Text | None,
+        controls: Controls,
+        *,
+        cache: CachePass | None = None,
+    ) -> Latents:
+        """Velocity of `noisy`.
+
+        Without a cache, position j of the clip is latent j + 1 and `text` is needed. With one,
+        `cache.indices` says which latents these are; their keys and values are written, and the text is the
+        one that `read_text` stored. A pass over several latents with a cache fills an empty row: it sees
+        what is in the pass, not the row.
+        """
+        height, width = noisy.shape[-2:]
+        index = self._index(noisy, cache)
+        maps = self.controls(controls, height, width)
+        x = self.patch(_to_tokens(torch.cat([noisy, previous, maps.to(noisy.dtype)], 2)))
+        turns = rope(index, height // PATCH, width // PATCH, self.config.head_dim)
+        mask = None
+        if index.shape[1] > 1:
+            tokens = (height // PATCH) * (width // PATCH)
+            mask = visible(index, index, self.config.window)
+            mask = mask.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
+        vector, six = self.time(t)
+        prompt = None if text is None else self.text(text)
+        for layer, block in enumerate(self.blocks):
+            kept = None if cache is None else cache.cache.layer(layer, cache.slots, cache.indices)
+            x = block(x, six, turns, mask, prompt, kept)
+        shift, scale = (self.head_modulation + vector[:, None]).chunk(2, 1)
+        made = _to_latents(self.head(self.norm(x) * (1 + scale) + shift), height, width)
+        return (noisy - made) / per_clip(t.clamp_min(MIN_TIME)) if self.config.predicts_clean else made
+
+    def new_cache(self, slots: int, height: int, width: int) -> KVCache:
+        """An empty cache for `slots` sessions of latents of this size."""
+        config, like = self.config, self.head.weight
+        return KVCache(
+            layers=config.layers, slots=slots, window=config.window, tokens=(height // PATCH) * (width //
+            PATCH), text_tokens=config.text_tokens, heads=config.heads, head_dim=config.head_dim,
+            device=like.device, dtype=like.dtype,
+        )  # fmt: skip
+
+    def read_text(self, text: Text, cache: KVCache, slot: int) -> None:
+        """Store a prompt's keys and values in `slot`: once per prompt, not once per latent."""
+        prompt = self.text(text)
+        for layer, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
+            k, v = block.text_attention.keys_and_values(prompt)
+            cache.text_keys[layer, slot] = k[0]
+            cache.text_values[layer, slot] = v[0]
+
+    def _index(self, noisy: Latents, cache: CachePass | None) -> Int[Tensor, "b t"]:
+        if cache is not None:
+            return torch.tensor(cache.indices, device=noisy.device)
+        return torch.arange(FIRST_INDEX, FIRST_INDEX + noisy.shape[1], device=noisy.device).expand(
+            len(noisy), -1
+        )
+
+
+def _to_tokens(x: Latents) -> Float[Tensor, "b n p"]:
+    return rearrange(x, "b t c (h y) (w x) -> b (t h w) (c y x)", y=PATCH, x=PATCH)
+
+
+def _to_latents(x: Float[Tensor, "b n p"], height: int, width: int) -> Latents:
+    return rearrange(
+        x, "b (t h w) (c y x) -> b t c (h y) (w x)", h=height // PATCH, w=width // PATCH, y=PATCH, x=PATCH
+    )

@@ -1,0 +1,72 @@
+"""How a free rollout departs from what really happened under the same controls."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from aapt.checkpoint import Model
+from aapt.rollout import Rollout
+from aapt.shapes import Latents, to_frames
+from aapt.worlds.latents import Batch
+
+HORIZONS = (1, 4, 15, 30, 60)
+SHEET_COLUMNS = (0, 1, 3, 7, 15, 23, 31, 47, 59)  # latents after the first picture, six to a second
+
+
+def play(model: Model, batch: Batch, seed: int = 0) -> Latents:
+    """Roll `model` out from the batch's first pictures under its controls, all clips in one rollout."""
+    rollout = Rollout(model, len(batch.first))
+    for slot, first in enumerate(batch.first):
+        rollout.open_latent(slot, first, batch.text[slot], seed + slot)
+    made = []
+    for i in range(batch.latents.shape[1]):
+        latents = rollout.step({slot: batch.controls[slot, i] for slot in range(len(batch.first))})
+        made.append(torch.stack([latents[slot] for slot in range(len(batch.first))]))
+    return torch.stack(made, 1)
+
+
+@torch.inference_mode()
+def measure_drift(model: Model, batch: Batch, sheet: Path | None = None) -> dict[str, float]:
+    """Latent error, sharpness against the truth and deviation at each horizon (in latents, six to a second).
+
+    Latents have unit variance, so two unrelated clips are at an error of about 2, and a blur that knows
+    nothing at 1. With `sheet`, a picture: for each clip what happened (above) and what was dreamt (below).
+    """
+    made = play(model, batch)
+    numbers: dict[str, float] = {}
+    for horizon in (h for h in HORIZONS if h <= made.shape[1]):
+        span = slice(max(0, horizon - 3), horizon)
+        dreamt, true = made[:, span], batch.latents[:, span]
+        numbers[f"error_{horizon}"] = round(float((dreamt - true).square().mean()), 4)
+        numbers[f"sharpness_{horizon}"] = round(float(_edges(dreamt) / _edges(true)), 3)
+    numbers["deviation_last"] = round(float(made[:, -6:].std()), 3)
+    second = slice(0, 6)
+    numbers["psnr_first_second_db"] = round(
+        _psnr_db(model, batch, made[:, second], batch.latents[:, second]), 2
+    )
+    if sheet is not None:
+        _draw(model, batch, made, sheet)
+    return numbers
+
+
+def _edges(latents: Latents) -> Float[Tensor, ""]:
+    return latents.diff(dim=-1).square().mean() + latents.diff(dim=-2).square().mean()
+
+
+def _psnr_db(model: Model, batch: Batch, made: Latents, true: Latents) -> float:
+    first = batch.first[:, None]
+    pictures = [model.vae.decode(torch.cat([first, x], 1))[:, 1:].clamp(-1, 1) for x in (made, true)]
+    return float(-10 * ((pictures[0] - pictures[1]).square().mean() / 4).log10())
+
+
+def _draw(model: Model, batch: Batch, made: Latents, sheet: Path) -> None:
+    rows = []
+    for clip in range(min(5, len(made))):
+        for latents in (batch.latents[clip], made[clip]):
+            video = model.vae.decode(torch.cat([batch.first[clip, None], latents])[None])[0]
+            rows.append(torch.cat([to_frames(video[4 * c : 4 * c + 1])[0] for c in SHEET_COLUMNS], 1))
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(torch.cat(rows).numpy()).save(sheet)

@@ -1,0 +1,155 @@
+"""`Rollout`: the autoregressive loop, the one that is trained on and the one that is served.
+
+Every step makes one latent for each session that is due, with one evaluation of the network: x = noise -
+v(noise, t=1).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from aapt.checkpoint import Model
+from aapt.dit.model import CachePass
+from aapt.flow import clean_estimate
+from aapt.shapes import SPATIAL_REDUCTION, Latent, to_video
+
+Control = Float[Tensor, "4 k"]  # the controls of one latent's four frames
+
+
+@dataclass(frozen=True)
+class Past:
+    """What of a session must be known to go on with it: latents 0 and 1, and the last `window` + 2.
+
+    latents[i] and controls[i] belong to latent i; latent 0, the first picture, has no controls.
+    """
+
+    latents: Mapping[int, Latent]
+    controls: Mapping[int, Control]
+
+
+@dataclass
+class _Session:
+    seed: int
+    newest: int  # index of the newest latent
+    previous: Latent  # that latent
+
+
+class Rollout:
+    """Any number of sessions, up to `slots`, at different ages, on one device. No gradients, ever."""
+
+    def __init__(self, model: Model, slots: int) -> None:
+        self.slots = slots
+        self._model = model
+        preset = model.preset
+        self._height, self._width = (
+            preset.height_px // SPATIAL_REDUCTION,
+            preset.width_px // SPATIAL_REDUCTION,
+        )
+        self._cache = model.dit.new_cache(slots, self._height, self._width)
+        self._sessions: dict[int, _Session] = {}
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the cache, all slots together."""
+        return self._cache.size_bytes
+
+    @torch.inference_mode()
+    def open(self, slot: int, image: Tensor | None, prompt: str, seed: int) -> Latent:
+        """Begin a session in a free slot and return latent 0: `image` ([h, w, 3] uint8), or the model's own.
+
+        Raises ValueError where the slot is not free or the image has another size.
+        """
+        if image is None:
+            image = self._model.starts[seed % len(self._model.starts)]
+        preset = self._model.preset
+        if image.shape != (preset.height_px, preset.width_px, 3):
+            raise ValueError(
+                f"image is {tuple(image.shape)}; {preset.name} needs {(preset.height_px, preset.width_px, 3)}"
+            )
+        first = self._model.vae.encode(to_video(image[None])[None])[0, 0]
+        self.open_latent(slot, first, self._encode(prompt), seed)
+        return first
+
+    @torch.inference_mode()
+    def open_latent(self, slot: int, first: Latent, text: Float[Tensor, "l d"], seed: int) -> None:
+        """`open` for those who hold latent 0 and the encoded prompt already."""
+        self._begin(slot, text, _Session(seed, 0, first))
+
+    @torch.inference_mode()
+    def step(self, controls: Mapping[int, Control]) -> dict[int, Latent]:
+        """One more latent for each slot in `controls`; sessions that are not named stand still."""
+        slots = tuple(controls)
+        if not slots:
+            return {}
+        sessions = [self._session(slot) for slot in slots]
+        indices = tuple((session.newest + 1,) for session in sessions)
+        noise = torch.stack([self._noise(s.seed, i) for s, (i,) in zip(sessions, indices, strict=True)])[
+            :, None
+        ]
+        made = self._evaluate(
+            noise,
+            torch.stack([session.previous for session in sessions])[:, None],
+            torch.stack([controls[slot] for slot in slots])[:, None],
+            CachePass(self._cache, slots, indices),
+        )
+        latents = {}
+        for slot, session, latent in zip(slots, sessions, made[:, 0], strict=True):
+            session.newest += 1
+            session.previous = latents[slot] = latent
+        return latents
+
+    @torch.inference_mode()
+    def resume(self, slot: int, past: Past, prompt: str, seed: int) -> None:
+        """Take up a session that was played elsewhere, by one block-causal pass over what is left of its
+        past.
+
+        Exact where the whole history fits the window; close where it does not, since deeper layers had seen
+        latents that are gone. Raises ValueError where `past` has a gap that it must not have.
+        """
+        newest = max(past.latents)
+        kept = [i for i in range(1, newest + 1) if self._cache.keeps(i, newest)]
+        missing = [i for i in kept if i not in past.controls or i - 1 not in past.latents]
+        if missing or newest not in past.latents:
+            raise ValueError(
+                f"past up to latent {newest} lacks latents or controls around {missing[:5]}; send them"
+            )
+        self._begin(slot, self._encode(prompt), _Session(seed, newest, past.latents[newest]))
+        if kept:
+            self._evaluate(
+                torch.stack([self._noise(seed, i) for i in kept])[None],
+                torch.stack([past.latents[i - 1] for i in kept])[None],
+                torch.stack([past.controls[i] for i in kept])[None],
+                CachePass(self._cache, (slot,), (tuple(kept),)),
+            )
+
+    def close(self, slot: int) -> None:
+        """Free a slot. Closing a free one is no error."""
+        self._sessions.pop(slot, None)
+
+    def _encode(self, prompt: str) -> Float[Tensor, "l d"]:
+        return self._model.text.encode(prompt or self._model.preset.prompt)
+
+    def _begin(self, slot: int, text: Float[Tensor, "l d"], session: _Session) -> None:
+        if not 0 <= slot < self.slots or slot in self._sessions:
+            raise ValueError(f"slot {slot} of {self.slots} is not free")
+        self._model.dit.read_text(text[None], self._cache, slot)
+        self._sessions[slot] = session
+
+    def _session(self, slot: int) -> _Session:
+        if slot not in self._sessions:
+            raise ValueError(f"slot {slot} holds no session; open or resume one first")
+        return self._sessions[slot]
+
+    def _noise(self, seed: int, index: int) -> Latent:
+        """Noise is a function of seed and index alone, so that a session can be played again."""
+        random = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
+        return torch.randn(
+            self._model.preset.vae.latent_channels, self._height, self._width, generator=random
+        )
+
+    def _evaluate(self, noise: Tensor, previous: Tensor, controls: Tensor, cache: CachePass) -> Tensor:
+        t = torch.ones(len(noise))
+        return clean_estimate(noise, self._model.dit(noise, previous, t, None, controls, cache=cache), t)

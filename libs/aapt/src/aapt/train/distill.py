@@ -1,0 +1,64 @@
+"""Stage 2, consistency distillation: one evaluation lands where the teacher's many small steps would.
+
+Paper, appendix B: fixed steps, no guidance, no moving average on the target; teacher forcing and one time
+for the whole clip, as in stage 1.
+"""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from aapt.checkpoint import Model
+from aapt.dit.model import DiT
+from aapt.flow import clean_estimate, interpolate, per_clip, time_grid
+from aapt.train.adapt import judge, recycled
+from aapt.worlds.latents import Clips
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """The paper: 32 steps, shift 24; `history_noise` and `own_history` as in stage 1."""
+
+    clips: int = 6
+    length: int = 10
+    grid_steps: int = 32
+    shift: float = 3.0
+    history_noise: float = 0.0
+    own_history: float = 0.0
+
+
+class Distill:
+    """The squared distance between where the student lands from t_k, and from one teacher step below it."""
+
+    def __init__(self, model: Model, clips: Clips, held_out: Clips, config: DistillConfig) -> None:
+        self.model = model.dit
+        self._teacher = copy.deepcopy(model.dit).requires_grad_(False)
+        self._whole = model
+        self._clips = clips
+        self._held_out = held_out
+        self._config = config
+        self._grid = time_grid(config.grid_steps, config.shift)
+
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        config, student = self._config, self.model
+        batch = self._clips.batch(generator, config.clips, config.length)
+        k = torch.randint(1, config.grid_steps + 1, (config.clips,), generator=generator)
+        t, t_below = self._grid[k], self._grid[k - 1]
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        noisy = interpolate(batch.latents, noise, t)
+        previous = recycled(student, batch, generator, config.history_noise, config.own_history)
+        with torch.no_grad():
+            down = self._teacher(noisy, previous, t, batch.text, batch.controls)
+            below = noisy + per_clip(t_below - t) * down
+            target = clean_estimate(
+                below, student(below, previous, t_below, batch.text, batch.controls), t_below
+            )
+        made = clean_estimate(noisy, student(noisy, previous, t, batch.text, batch.controls), t)
+        return (made - target).square().mean(), {}
+
+    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        assert isinstance(model, DiT)
+        return judge(self._whole, model, self._held_out, folder / f"sheet-{step:06d}.png")

@@ -1,0 +1,152 @@
+"""The training loop that every stage shares: steps, moving average, checkpoints, logs, pictures.
+
+A step draws everything random from a generator seeded by (seed, step), so a run that was stopped and resumed
+takes the very steps of a run that was not.
+"""
+
+import json
+import math
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast a stage learns."""
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 50
+    final_rate: float = 0.05  # of the learning rate, at the end of the cosine
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.995
+    evaluate_every: int = 200
+    save_every_s: float = 180.0
+    seed: int = 0
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """One stage of the recipe: what is trained, what it is told, how it is judged."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
+
+    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """The loss of one step, and numbers to log. All randomness comes from `generator`."""
+        ...
+
+    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        """Held-out numbers of `model` (the moving average); pictures go into `folder`."""
+        ...
+
+
+def train(stage: Stage, config: LoopConfig, run: Path) -> None:
+    """Train until `config.steps`, going on from the last checkpoint in `run` if there is one.
+
+    Leaves in `run`: state.pt (to resume), weights.pt (the moving average), log.jsonl, and pictures.
+    SIGTERM and Ctrl-C save first.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    model = stage.model
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=config.weight_decay,
+    )
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
+    first_step = _restore(run, model, average, optimizer)
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    saved_at = time.monotonic()
+    smooth: dict[str, float] = {}
+    with (
+        (run / "log.jsonl").open("a") as log,
+        tqdm(total=config.steps, initial=first_step, desc=run.name) as progress,
+    ):
+        step = first_step
+        try:
+            for step in range(first_step, config.steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * _rate(step, config)
+                loss, numbers = stage.loss(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+                if not math.isfinite(float(norm)):
+                    raise FloatingPointError(
+                        f"step {step}: gradient norm is {float(norm)}; lower the learning rate"
+                    )
+                optimizer.step()
+                average.update_parameters(model)
+                for name, value in {
+                    "loss": float(loss.detach()),
+                    "gradient_norm": float(norm),
+                    **numbers,
+                }.items():
+                    smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
+                progress.update()
+                progress.set_postfix({"loss": f"{smooth['loss']:.4f}"})
+                if (step + 1) % 20 == 0:
+                    log.write(
+                        json.dumps({"step": step + 1, **{k: round(v, 6) for k, v in smooth.items()}}) + "\n"
+                    )
+                    log.flush()
+                if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
+                    held_out = stage.evaluate(average.module, run, step + 1)
+                    log.write(json.dumps({"step": step + 1, "held_out": held_out}) + "\n")
+                    progress.write(f"step {step + 1} held out: {held_out}")
+                if time.monotonic() - saved_at > config.save_every_s or stopping:
+                    _save(run, model, average, optimizer, step + 1)
+                    saved_at = time.monotonic()
+                if stopping:
+                    return
+        except KeyboardInterrupt:
+            progress.write(f"stopped at step {step}; the same command goes on from there")
+            _save(run, model, average, optimizer, step)
+            return
+    _save(run, model, average, optimizer, config.steps)
+
+
+def _rate(step: int, config: LoopConfig) -> float:
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _save(
+    run: Path, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer, step: int
+) -> None:
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    for name, content in (("state.pt", state), ("weights.pt", average.module.state_dict())):
+        partial = run / f"{name}.partial"
+        torch.save(content, partial)
+        partial.replace(run / name)
+
+
+def _restore(run: Path, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> int:
+    if not (run / "state.pt").exists():
+        return 0
+    state = torch.load(run / "state.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])

@@ -1,0 +1,24 @@
+"""`StreamingVAE`: one session's decoder, one latent in and its frames out."""
+
+import torch
+
+from aapt.shapes import Frames, Latent, to_frames
+from aapt.vae.blocks import Tails
+from aapt.vae.model import VideoVAE
+
+
+class StreamingVAE:
+    """Decodes a session latent by latent to exactly the frames that decoding the whole clip would give.
+
+    The codec is shared by all sessions and never changed; what a session needs to go on is kept here.
+    """
+
+    def __init__(self, vae: VideoVAE) -> None:
+        self._vae = vae
+        self._tails: Tails | None = None
+
+    @torch.inference_mode()
+    def decode(self, latent: Latent) -> Frames:
+        """The next latent of this session: 1 frame for the first, 4 for every other; [f, h, w, 3] uint8."""
+        video, self._tails = self._vae.decode_after(latent[None, None], self._tails)
+        return to_frames(video[0])

@@ -1,0 +1,32 @@
+"""Record play: `python -m aapt.worlds record road --out data/road --episodes 120`."""
+
+import argparse
+from pathlib import Path
+
+from aapt.worlds.record import preview, record
+
+WORLDS = ("road", "maze")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m aapt.worlds", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    recorder = commands.add_parser("record", help="play a game with an erring driver and keep what was seen")
+    recorder.add_argument("world", choices=WORLDS)
+    recorder.add_argument("--out", type=Path, required=True)
+    recorder.add_argument("--episodes", type=int, default=120)
+    recorder.add_argument("--seconds", type=float, default=40.0, help="length of an episode")
+    recorder.add_argument("--workers", type=int, default=2)
+    previewer = commands.add_parser("preview", help="a sheet of pictures from recorded episodes")
+    previewer.add_argument("folder", type=Path)
+    previewer.add_argument("--out", type=Path, default=Path("preview.png"))
+    previewer.add_argument("--episodes", type=int, default=8)
+    options = parser.parse_args()
+    if options.command == "record":
+        record(options.world, options.out, options.episodes, options.seconds, options.workers)
+    else:
+        preview(options.folder, options.out, options.episodes)
+
+
+if __name__ == "__main__":
+    main()

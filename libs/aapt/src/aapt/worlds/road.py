@@ -1,0 +1,243 @@
+"""`road`: Gymnasium's CarRacing, steered by four keys, seen from above at 24 frames/s.
+
+The game's own physics, tracks and colours; the camera and the pace are ours: the picture is drawn straight at
+the size that is recorded (twice as large, then averaged), zoomed so that a car is a dozen pixels long, and
+the engine is tamed so that a person can hold the road with arrow keys.
+"""
+
+import math
+import os
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+import numpy as np
+import pygame
+from gymnasium.envs.box2d import car_racing
+from gymnasium.envs.box2d.car_dynamics import Car
+from numpy.random import Generator
+
+from aapt.worlds.clips import Episode
+
+KEYS = ("left", "right", "up", "down")
+FRAMES_PER_SECOND = 24
+WIDTH_PX, HEIGHT_PX = 128, 80
+VIEW_WIDTH_M = 44.0  # what the camera sees from edge to edge, in the game's metres
+CAR_HEIGHT_IN_VIEW = 0.72  # where the car stands, from the top
+CRUISE_SPEED_MPS = 26.0  # the engine gives no more gas above this
+SUPERSAMPLING = 2
+PHYSICS_STEPS_PER_FRAME = 2
+CAPTIONS = (
+    "a red car on a grey road",
+    "a red racing car drives on a grey road through green grass",
+    "top view of a car on a race track",
+    "a race track seen from above",
+)
+
+
+class Road:
+    """One game. `step` takes the keys that are held and returns nothing; `picture` draws what is so."""
+
+    def __init__(self, seed: int) -> None:
+        car_racing.FPS = FRAMES_PER_SECOND * PHYSICS_STEPS_PER_FRAME
+        self._game = _Game(render_mode=None)
+        self._game.reset(seed=seed)
+        scale = SUPERSAMPLING * WIDTH_PX / VIEW_WIDTH_M
+        self._scale_px_per_m = scale
+        self._surface = pygame.Surface((SUPERSAMPLING * WIDTH_PX, SUPERSAMPLING * HEIGHT_PX))
+        self._road = [
+            (np.array(poly), tuple(int(c) for c in colour)) for poly, colour in self._game.road_poly
+        ]
+        self._road_middles = np.array([poly.mean(0) for poly, _ in self._road])
+        self._grass = _grass_squares()
+        self._grass_middles = self._grass.mean(1)
+
+    @property
+    def track(self) -> np.ndarray:
+        """Centre line, [n, 2] metres, in driving order."""
+        return np.array([(x, y) for _, _, x, y in self._game.track])
+
+    @property
+    def pose(self) -> np.ndarray:
+        """x, y in metres, heading in radians (0 looks along +y), forward speed in m/s."""
+        hull = self._game.player.hull
+        forward = hull.GetWorldVector((0, 1))
+        speed = forward[0] * hull.linearVelocity[0] + forward[1] * hull.linearVelocity[1]
+        return np.array([hull.position[0], hull.position[1], hull.angle, speed], np.float32)
+
+    def place(self, tile: int, offset_m: float, turn_rad: float, speed_mps: float) -> None:
+        """Put the car on tile `tile` of the track, `offset_m` to its side, turned by `turn_rad`."""
+        _, beta, x, y = self._game.track[tile % len(self._game.track)]
+        self._game.player.destroy()
+        heading = beta + turn_rad
+        x_m, y_m = x + offset_m * math.cos(beta), y + offset_m * math.sin(beta)
+        self._game.car = Car(self._game.world, heading, x_m, y_m)
+        velocity = (-math.sin(heading) * speed_mps, math.cos(heading) * speed_mps)
+        for body in (self._game.player.hull, *self._game.player.wheels):
+            body.linearVelocity = velocity
+        for wheel in self._game.player.wheels:
+            wheel.omega = speed_mps / wheel.wheel_rad
+
+    def step(self, keys: np.ndarray) -> None:
+        """Advance one video frame with `keys` ([4] of 0 or 1, in the order of `KEYS`) held."""
+        left, right, up, down = (bool(k) for k in keys)
+        gas = 0.35 if up and self.pose[3] < CRUISE_SPEED_MPS else 0.0
+        # Letting go slows the car down, as a player expects; the game itself would coast for ever.
+        brake = 0.35 if down else (0.0 if up else 0.04)
+        for _ in range(PHYSICS_STEPS_PER_FRAME):
+            self._game.drive(0.35 * (int(left) - int(right)), gas, brake)
+
+    def picture(self) -> np.ndarray:
+        """The frame, [80, 128, 3] uint8."""
+        x, y, heading, _ = (float(v) for v in self.pose)
+        scale, (width, height) = self._scale_px_per_m, self._surface.get_size()
+        cos, sin = math.cos(-heading), math.sin(-heading)
+        turn = np.array([[cos, -sin], [sin, cos]])
+        middle = np.array([width / 2, height * CAR_HEIGHT_IN_VIEW])
+
+        def to_pixels(points: np.ndarray) -> np.ndarray:
+            pixels: np.ndarray = (points - (x, y)) @ turn.T * scale
+            upright: np.ndarray = np.stack([pixels[..., 0], -pixels[..., 1]], -1) + middle
+            return upright
+
+        self._surface.fill(self._game.bg_color)
+        reach = VIEW_WIDTH_M * 1.2
+        near = np.abs(self._grass_middles - (x, y)).max(-1) < reach + 12
+        for square in to_pixels(self._grass[near]):
+            pygame.draw.polygon(self._surface, self._game.grass_color, square.tolist())
+        near = np.abs(self._road_middles - (x, y)).max(-1) < reach
+        for i in np.flatnonzero(near):
+            poly, colour = self._road[i]
+            pygame.draw.polygon(self._surface, colour, to_pixels(poly).tolist())
+        # The game turns its own coordinates; hand it the same camera.
+        shift = np.array([-x * cos + y * sin, -x * sin - y * cos]) * scale
+        flipped = pygame.transform.flip(self._surface, False, True)
+        shift += (middle[0], height - middle[1])
+        self._game.player.draw(flipped, scale, tuple(shift.tolist()), -heading, True)
+        upright = pygame.transform.flip(flipped, False, True)
+        small = pygame.transform.smoothscale(upright, (WIDTH_PX, HEIGHT_PX))
+        columns: np.ndarray = pygame.surfarray.array3d(small)
+        return np.ascontiguousarray(columns.transpose(1, 0, 2))
+
+
+class _Game(car_racing.CarRacing):
+    """CarRacing without its own camera: `step` of the game draws a picture that nobody looks at."""
+
+    def _render(self, mode: str) -> None:
+        return None
+
+    @property
+    def player(self) -> Car:
+        assert self.car is not None, "`reset` makes the car"
+        return self.car
+
+    def drive(self, steer: float, gas: float, brake: float) -> None:
+        self.player.steer(steer)
+        self.player.gas(gas)
+        self.player.brake(brake)
+        self.player.step(1.0 / car_racing.FPS)
+        self.world.Step(1.0 / car_racing.FPS, 6 * 30, 2 * 30)
+
+
+def _grass_squares() -> np.ndarray:
+    dim = car_racing.GRASS_DIM
+    corners = np.array([(1, 0), (0, 0), (0, 1), (1, 1)])
+    cells = [(x, y) for x in range(-20, 20, 2) for y in range(-20, 20, 2)]
+    return np.array([(corners + cell) * dim for cell in cells])
+
+
+class Driver:
+    """Holds the road most of the time, and errs as a player will: it wanders, stops, and leaves the road."""
+
+    def __init__(self, track: np.ndarray, random: Generator) -> None:
+        self._track = track
+        self._random = random
+        self._mood = "drive"
+        self._frames_left = 0
+        self._keys = np.zeros(4, np.uint8)
+        self._aim_m = 0.0
+        self._cruise_mps = 20.0
+        self._clumsiness = 0.0
+
+    def keys(self, pose: np.ndarray) -> np.ndarray:
+        """The keys held for the next frame, [4] uint8, given the car's pose."""
+        if self._frames_left <= 0:
+            self._change_mood(pose)
+        self._frames_left -= 1
+        if self._mood == "random":
+            if self._random.random() < 0.12:
+                self._keys = (self._random.random(4) < (0.35, 0.35, 0.6, 0.1)).astype(np.uint8)
+            return self._keys
+        if self._mood == "rest":
+            return np.zeros(4, np.uint8)
+        return self._follow(pose)
+
+    def _change_mood(self, pose: np.ndarray) -> None:
+        random = self._random
+        lost = np.hypot(*(self._track - pose[:2]).T).min() > 15.0
+        chances = (1.0, 0.0, 0.0) if lost else (0.76, 0.18, 0.06)
+        self._mood = str(random.choice(("drive", "random", "rest"), p=chances))
+        seconds = {
+            "drive": random.uniform(2, 8),
+            "random": random.uniform(0.5, 3),
+            "rest": random.uniform(0.3, 2),
+        }
+        self._frames_left = int(seconds[self._mood] * FRAMES_PER_SECOND)
+        self._aim_m = random.normal(0, 3.5)
+        self._cruise_mps = random.uniform(8, 30)
+        self._clumsiness = random.choice((0.0, 0.04, 0.12))
+
+    def _follow(self, pose: np.ndarray) -> np.ndarray:
+        x, y, heading, speed = (float(v) for v in pose)
+        nearest = int(np.hypot(*(self._track - (x, y)).T).argmin())
+        ahead = self._track[(nearest + 3 + int(speed / 9)) % len(self._track)]
+        along = self._track[(nearest + 1) % len(self._track)] - self._track[nearest]
+        along = along / (np.hypot(*along) + 1e-6)
+        target = ahead + self._aim_m * np.array([along[1], -along[0]])
+        wanted = math.atan2(-(target[0] - x), target[1] - y)
+        error = (wanted - heading + math.pi) % (2 * math.pi) - math.pi
+        keys = np.zeros(4, np.uint8)
+        # Keys are all or nothing: tap in proportion to the error.
+        if self._random.random() < min(1.0, abs(error) * 4.0):
+            keys[0 if error > 0 else 1] = 1
+        limit = self._cruise_mps * max(0.35, 1 - 0.7 * abs(error))
+        keys[2] = speed < limit
+        keys[3] = speed > 1.25 * limit + 2
+        if self._random.random() < self._clumsiness:
+            keys[:2] = self._random.permutation((0, 1))
+        return keys
+
+
+def play(seed: int, seconds: float) -> Episode:
+    """Record one drive on the track that belongs to `seed`.
+
+    Half of the drives begin at rest on the start line, the others anywhere on the track and already moving.
+    The game runs its tracks anticlockwise; every other drive is mirrored, so that both turns are as common.
+    """
+    random = np.random.default_rng(seed)
+    road = Road(seed)
+    if random.random() < 0.5:
+        road.place(
+            int(random.integers(10_000)), random.normal(0, 3), random.normal(0, 0.25), random.uniform(0, 24)
+        )
+    driver = Driver(road.track, random)
+    frames, keys, poses = [road.picture()], [np.zeros(4, np.uint8)], [road.pose]
+    for _ in range(int(seconds * FRAMES_PER_SECOND)):
+        held = driver.keys(road.pose)
+        road.step(held)
+        frames.append(road.picture())
+        keys.append(held)
+        poses.append(road.pose)
+    episode = Episode(np.stack(frames), np.stack(keys), np.stack(poses), str(random.choice(CAPTIONS)))
+    return mirrored(episode) if seed % 2 else episode
+
+
+def mirrored(episode: Episode) -> Episode:
+    """The same drive seen in a mirror: picture, left and right keys, and pose."""
+    right_for_left = [KEYS.index(key) for key in ("right", "left", "up", "down")]
+    return Episode(
+        np.ascontiguousarray(episode.frames[:, :, ::-1]),
+        episode.controls[:, right_for_left],
+        episode.poses * np.array([-1, 1, -1, 1], np.float32),
+        episode.caption,
+    )

@@ -1,0 +1,148 @@
+"""The promises of the rollout: cached steps equal one block-causal pass, sessions are strangers, a past can
+be taken up."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from aapt.checkpoint import Model, untrained
+from aapt.flow import clean_estimate
+from aapt.presets import DEBUG
+from aapt.rollout import Past, Rollout
+
+SEED = 5
+CLOSE = 1e-5
+
+
+@pytest.fixture
+def model() -> Model:
+    made = untrained(DEBUG)
+    torch.manual_seed(1)
+    nn.init.normal_(made.dit.head.weight, std=0.2)  # a fresh network answers zero to everything
+    return made
+
+
+def controls(latents: int, seed: int = 0) -> dict[int, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return {i: torch.randint(0, 2, (4, 4), generator=random).float() for i in range(1, latents + 1)}
+
+
+def play(
+    model: Model, held: dict[int, Tensor], prompt: str = "a test", seed: int = SEED
+) -> dict[int, Tensor]:
+    rollout = Rollout(model, 1)
+    latents = {0: rollout.open(0, None, prompt, seed)}
+    for i, control in held.items():
+        latents[i] = rollout.step({0: control})[0]
+    return latents
+
+
+def noise(rollout: Rollout, latents: int, seed: int = SEED) -> Tensor:
+    return torch.stack([rollout._noise(seed, i) for i in range(1, latents + 1)])[None]
+
+
+@pytest.mark.parametrize("length", [1, 3, 5, 6, 7, 17])  # the window is 4
+def test_cached_steps_equal_one_block_causal_pass(model: Model, length: int) -> None:
+    held = controls(length)
+    latents = play(model, held)
+    with torch.inference_mode():
+        start = noise(Rollout(model, 1), length)
+        previous = torch.stack([latents[i] for i in range(length)])[None]
+        text = model.text.encode("a test")[None]
+        t = torch.ones(1)
+        whole = clean_estimate(
+            start, model.dit(start, previous, t, text, torch.stack([*held.values()])[None]), t
+        )
+    for i in range(1, length + 1):
+        torch.testing.assert_close(whole[0, i - 1], latents[i], atol=CLOSE, rtol=0)
+
+
+def test_sessions_of_different_age_prompt_and_seed_do_not_see_each_other(model: Model) -> None:
+    held, others = controls(20), controls(20, seed=9)
+    alone = play(model, held)
+    other_alone = play(model, others, "another prompt", seed=77)
+    rollout = Rollout(model, 3)
+    rollout.open(2, None, "a test", SEED)
+    for i in range(1, 8):
+        torch.testing.assert_close(rollout.step({2: held[i]})[2], alone[i], atol=CLOSE, rtol=0)
+    rollout.open(0, None, "another prompt", 77)
+    for i in range(1, 13):
+        made = rollout.step({0: others[i], 2: held[i + 7]})
+        torch.testing.assert_close(made[2], alone[i + 7], atol=CLOSE, rtol=0)
+        torch.testing.assert_close(made[0], other_alone[i], atol=CLOSE, rtol=0)
+
+
+def test_a_slot_that_was_used_before_leaves_no_trace(model: Model) -> None:
+    held = controls(8)
+    alone = play(model, held)
+    rollout = Rollout(model, 1)
+    rollout.open(0, None, "someone else", 123)
+    for control in controls(11, seed=3).values():
+        rollout.step({0: control})
+    rollout.close(0)
+    rollout.open(0, None, "a test", SEED)
+    for i, control in held.items():
+        torch.testing.assert_close(rollout.step({0: control})[0], alone[i], atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("broken_at", [1, 2, 5])
+def test_a_resumed_session_goes_on_exactly_where_its_history_fits_the_window(
+    model: Model, broken_at: int
+) -> None:
+    held = controls(12)
+    alone = play(model, held)
+    rollout = Rollout(model, 1)
+    past = Past({i: alone[i] for i in range(broken_at)}, {i: held[i] for i in range(1, broken_at)})
+    rollout.resume(0, past, "a test", SEED)
+    for i in range(broken_at, 13):
+        torch.testing.assert_close(rollout.step({0: held[i]})[0], alone[i], atol=CLOSE, rtol=0)
+
+
+def test_a_resumed_session_needs_only_the_first_latents_and_the_window(model: Model) -> None:
+    held = controls(30)
+    alone = play(model, held)
+    newest, window = 20, DEBUG.dit.window
+    kept = [0, 1, *range(newest - window - 1, newest + 1)]
+    rollout = Rollout(model, 1)
+    rollout.resume(0, Past({i: alone[i] for i in kept}, {i: held[i] for i in kept if i}), "a test", SEED)
+    error = [float((rollout.step({0: held[i]})[0] - alone[i]).square().mean()) for i in range(newest + 1, 31)]
+    spread = float(alone[25].var())
+    assert max(error) < 0.05 * spread  # close, not exact: deeper layers had seen what is gone
+
+
+def test_a_past_with_a_gap_is_refused_with_its_place(model: Model) -> None:
+    held = controls(12)
+    alone = play(model, held)
+    past = Past({i: alone[i] for i in range(12) if i != 9}, {i: held[i] for i in range(1, 12)})
+    with pytest.raises(ValueError, match=r"lacks latents or controls around \[10\]"):
+        Rollout(model, 1).resume(0, past, "a test", SEED)
+
+
+def test_noise_depends_on_seed_and_index_alone(model: Model) -> None:
+    held = controls(6)
+    first, again, other = play(model, held), play(model, held), play(model, held, seed=6)
+    assert all(torch.equal(first[i], again[i]) for i in first)
+    assert not torch.equal(first[3], other[3])
+
+
+def test_the_prompt_and_the_keys_reach_the_picture(model: Model) -> None:
+    still = {i: torch.zeros(4, 4) for i in range(1, 4)}
+    left = {i: torch.tensor([[1.0, 0, 0, 0]] * 4) for i in range(1, 4)}
+    assert not torch.allclose(play(model, still)[3], play(model, left)[3])
+    assert not torch.allclose(play(model, still)[3], play(model, still, "something else")[3])
+
+
+def test_a_slot_that_is_taken_or_unknown_is_refused(model: Model) -> None:
+    rollout = Rollout(model, 1)
+    rollout.open(0, None, "", SEED)
+    with pytest.raises(ValueError, match="slot 0 of 1 is not free"):
+        rollout.open(0, None, "", SEED)
+    with pytest.raises(ValueError, match="slot 1 of 1 is not free"):
+        rollout.open(1, None, "", SEED)
+    with pytest.raises(ValueError, match="slot 3 holds no session"):
+        rollout.step({3: torch.zeros(4, 4)})
+
+
+def test_an_image_of_another_size_is_refused_with_both_sizes(model: Model) -> None:
+    with pytest.raises(ValueError, match=r"\(7, 9, 3\).*\(32, 32, 3\)"):
+        Rollout(model, 1).open(0, torch.zeros(7, 9, 3, dtype=torch.uint8), "", SEED)

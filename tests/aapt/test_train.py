@@ -1,0 +1,126 @@
+"""The recipe runs, learns, stops and goes on; small enough for seconds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aapt.checkpoint import Model, untrained
+from aapt.presets import DEBUG
+from aapt.shapes import to_video
+from aapt.train.adapt import Adapt, AdaptConfig
+from aapt.train.codec import Codec, normalise
+from aapt.train.distill import Distill, DistillConfig
+from aapt.train.loop import LoopConfig, Stage, train
+from aapt.worlds.clips import Episode
+from aapt.worlds.latents import Clips, encode
+
+
+@pytest.fixture
+def episodes(tmp_path: Path) -> list[Path]:
+    """Two recordings of a bright square that walks to the right while key 1 is held."""
+    paths = []
+    for number in range(2):
+        random = np.random.default_rng(number)
+        held = (random.random((305, 4)) < 0.5).astype(np.uint8)
+        frames = np.full((305, 32, 32, 3), 40, np.uint8)
+        x = 0
+        for i in range(305):
+            x = (x + int(held[i, 1])) % 24
+            frames[i, 12:20, x : x + 8] = (250, 200, 10)
+        path = tmp_path / f"episode-{number:05d}.npz"
+        Episode(frames, held, np.zeros((305, 1), np.float32), "a square").save(path)
+        paths.append(path)
+    return paths
+
+
+@pytest.fixture
+def model() -> Model:
+    return untrained(DEBUG)
+
+
+def clips(model: Model, paths: list[Path], folder: Path) -> Clips:
+    return Clips(encode(model.vae, paths, folder / "latents.pt"), model.text)
+
+
+def losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_the_codec_learns_and_normalises_what_it_makes(
+    model: Model, episodes: list[Path], tmp_path: Path
+) -> None:
+    frames = [torch.from_numpy(Episode.load(path).frames) for path in episodes]
+    stage = Codec(model.vae, frames, frames, crop_px=32)
+    train(
+        stage, LoopConfig(steps=60, learning_rate=3e-3, warmup_steps=5, evaluate_every=60), tmp_path / "run"
+    )
+    assert losses(tmp_path / "run")[-1] < 0.7 * losses(tmp_path / "run")[0]
+    normalise(model.vae, frames)
+    latents = model.vae.encode(to_video(frames[0])[None])
+    assert 0.7 < float(latents.std()) < 1.4
+    assert list((tmp_path / "run").glob("sheet-*.png"))
+
+
+def adapt(model: Model, held: Clips) -> Stage:
+    return Adapt(model, held, held, AdaptConfig(clips=2, length=5, history_noise=0.3, own_history=0.5))
+
+
+def test_adaptation_learns_and_leaves_numbers_and_pictures(
+    model: Model, episodes: list[Path], tmp_path: Path
+) -> None:
+    held = clips(model, episodes, tmp_path)
+    train(adapt(model, held), LoopConfig(steps=60, learning_rate=3e-3, warmup_steps=5), tmp_path / "run")
+    assert losses(tmp_path / "run")[-1] < 0.9 * losses(tmp_path / "run")[0]
+    last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert {"error_1", "sharpness_60", "psnr_first_second_db"} <= last["held_out"].keys()
+    assert list((tmp_path / "run").glob("sheet-*.png"))
+
+
+def test_a_run_that_was_stopped_takes_the_steps_of_one_that_was_not(
+    episodes: list[Path], tmp_path: Path
+) -> None:
+    def weights(run: str, *stops: int) -> dict[str, torch.Tensor]:
+        for steps in stops:
+            model = untrained(DEBUG)
+            config = LoopConfig(steps=steps, learning_rate=1e-3, warmup_steps=100, evaluate_every=99)
+            train(adapt(model, clips(model, episodes, tmp_path)), config, tmp_path / run)
+        return torch.load(tmp_path / run / "state.pt", weights_only=True)["model"]
+
+    whole, resumed = weights("whole", 6), weights("resumed", 3, 6)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_distillation_pulls_the_one_step_sample_to_where_the_teacher_goes(
+    model: Model, episodes: list[Path], tmp_path: Path
+) -> None:
+    held = clips(model, episodes, tmp_path)
+    train(adapt(model, held), LoopConfig(steps=40, learning_rate=3e-3, warmup_steps=5), tmp_path / "adapt")
+    stage = Distill(model, held, held, DistillConfig(clips=2, length=5, grid_steps=4))
+    teacher = {name: value.clone() for name, value in stage._teacher.state_dict().items()}
+    train(stage, LoopConfig(steps=40, learning_rate=1e-3, warmup_steps=5), tmp_path / "distill")
+    assert losses(tmp_path / "distill")[-1] < losses(tmp_path / "distill")[0]
+    assert all(torch.equal(value, teacher[name]) for name, value in stage._teacher.state_dict().items())
+
+
+def test_clips_line_up_pictures_latents_and_keys(model: Model, episodes: list[Path], tmp_path: Path) -> None:
+    batch = clips(model, episodes, tmp_path).pick([(1, 3)], 5)
+    recorded = Episode.load(episodes[1])
+    with torch.inference_mode():
+        expected = model.vae.encode(to_video(torch.from_numpy(recorded.frames[48:69]))[None])
+    torch.testing.assert_close(batch.first, expected[:, 0], atol=2e-3, rtol=1e-2)
+    torch.testing.assert_close(batch.latents, expected[:, 1:], atol=2e-3, rtol=1e-2)
+    assert torch.equal(batch.controls[0].flatten(0, 1), torch.from_numpy(recorded.controls[49:69]).float())
+
+
+def test_a_diverging_run_stops_with_the_step_and_the_norm(
+    model: Model, episodes: list[Path], tmp_path: Path
+) -> None:
+    held = clips(model, episodes, tmp_path)
+    with torch.no_grad():
+        model.dit.head.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="step 0: gradient norm is nan"):
+        train(adapt(model, held), LoopConfig(steps=2, learning_rate=1e-3), tmp_path / "run")
