@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from aapt.shapes import FRAMES_PER_LATENT, Controls, Frames, Latents, Text, to_video
+from aapt.shapes import FRAMES_PER_LATENT, Controls, Latents, Text, to_video
 from aapt.text import HashedWords
 from aapt.vae.model import VideoVAE
 from aapt.worlds.clips import Episode
 
 START_EVERY = 4  # clips may begin at every fourth latent
+LATENTS_AT_ONCE = 16  # what is encoded together fits the processor's cache
 
 
 @dataclass(frozen=True)
@@ -87,25 +88,26 @@ def encode(vae: VideoVAE, paths: list[Path], cache: Path) -> list[EncodedEpisode
         if len(stored) != len(paths):
             raise ValueError(f"{cache} holds {len(stored)} episodes, {len(paths)} are asked for; delete it")
         return [EncodedEpisode(**episode) for episode in stored]
-    episodes = []
-    for path in tqdm(paths, desc="encoding", unit="episode"):
-        recorded = Episode.load(path)
-        latents = 1 + FRAMES_PER_LATENT * ((len(recorded.frames) - 1) // FRAMES_PER_LATENT)
-        frames = torch.from_numpy(recorded.frames[:latents])
-        controls = torch.from_numpy(recorded.controls[1:latents]).float()
-        episodes.append(
-            EncodedEpisode(
-                _encode_firsts(vae, frames).half(),
-                vae.encode(to_video(frames)[None])[0, 1:].half(),
-                controls.unflatten(0, (-1, FRAMES_PER_LATENT)),
-                recorded.caption,
-            )
-        )
+    episodes = [encode_episode(vae, path) for path in tqdm(paths, desc="encoding", unit="episode")]
     cache.parent.mkdir(parents=True, exist_ok=True)
     torch.save([vars(episode) for episode in episodes], cache)
     return episodes
 
 
-def _encode_firsts(vae: VideoVAE, frames: Frames) -> Float[Tensor, "s c y x"]:
+@torch.inference_mode()
+def encode_episode(vae: VideoVAE, path: Path) -> EncodedEpisode:
+    """One recorded episode as latents, in half precision."""
+    recorded = Episode.load(path)
+    length = 1 + FRAMES_PER_LATENT * ((len(recorded.frames) - 1) // FRAMES_PER_LATENT)
+    frames = torch.from_numpy(recorded.frames[:length])
     starts = to_video(frames[:: START_EVERY * FRAMES_PER_LATENT])
-    return vae.encode(starts[:, None])[:, 0]
+    controls = torch.from_numpy(recorded.controls[1:length]).float()
+    span = LATENTS_AT_ONCE * FRAMES_PER_LATENT
+    # A latent depends on its own frames alone, so a recording may be encoded in pieces.
+    latents = [vae.encode(to_video(frames[i : i + span + 1])[None])[0, 1:] for i in range(0, length - 1, span)]
+    return EncodedEpisode(
+        torch.cat([vae.encode(start[:, None])[:, 0] for start in starts.split(LATENTS_AT_ONCE)]).half(),
+        torch.cat(latents).half(),
+        controls.unflatten(0, (-1, FRAMES_PER_LATENT)),
+        recorded.caption,
+    )

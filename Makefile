@@ -1,0 +1,85 @@
+# A generated world that answers the keys. `make play` needs Python 3.11 and make, and nothing else.
+#
+# On Linux, PyPI's torch is a CUDA build of several GB. For the small CPU build say once
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make play
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+PROTOS := $(wildcard protos/livevideo/v1/*.proto)
+ARGS ?=
+
+.PHONY: help play record train bench test lint format protos clean
+
+help:
+	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
+	@echo 'make bench    measure this machine'
+	@echo 'make record   record two hours of driving into data/road; stop and start as you like'
+	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
+	@echo 'make test     run the tests;                              ARGS="-k tick" for some'
+	@echo 'make lint     ruff, mypy, the import rule, the protos'
+	@echo 'make format   let ruff arrange the code'
+	@echo 'make protos   generate the messages from protos/ into gen/'
+	@echo 'make clean    remove what was generated; .venv, data and runs stay'
+
+play: .venv/installed gen/generated
+	@$(BIN)/python -m services.play $(ARGS)
+
+bench: .venv/installed gen/generated
+	@$(BIN)/python -m services.bench $(ARGS)
+
+record: .venv/developing
+	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 180 $(ARGS)
+
+TRAIN := $(BIN)/python -m aapt.train
+ROAD := --preset road --data data/road
+
+train: .venv/developing
+	@$(TRAIN) codec $(ROAD) --run runs/codec --steps 3300
+	@$(TRAIN) adapt $(ROAD) --run runs/adapt --steps 4000 --codec runs/codec
+	@$(TRAIN) distill $(ROAD) --run runs/distill --steps 600 --codec runs/codec --init runs/adapt
+	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/distill --out checkpoints/road
+
+test: .venv/developing gen/generated
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/developing gen/generated
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint protos
+
+format: .venv/developing
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+protos: gen/generated
+
+clean:
+	rm -rf gen/* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -path ./.venv -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Each stamp is touched when its work is done: what was interrupted is done again, what is done is not.
+
+.venv/installed: pyproject.toml libs/aapt/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say: make PYTHON=/path/to/python3.11")'
+	@test -x .venv/bin/pip || { echo '1/3 Making the environment .venv' && $(PYTHON) -m venv .venv; }
+	@echo '2/3 Installing the network; torch is large, this can take minutes the first time'
+	@$(PIP) --editable libs/aapt
+	@echo '3/3 Installing the services'
+	@mkdir -p gen/livevideo/v1
+	@$(PIP) --quiet --editable '.[protos]'
+	@touch $@
+
+.venv/developing: .venv/installed
+	@echo 'Installing what developers need: tests, linters, recorders, plots'
+	@$(PIP) --quiet --editable 'libs/aapt[worlds,train]' --editable '.[dev,browser]'
+	@touch $@
+
+gen/generated: .venv/installed $(PROTOS)
+	@echo 'Generating the messages'
+	@mkdir -p gen
+	@PATH=$(BIN):$$PATH $(BIN)/python -m grpc_tools.protoc -Iprotos \
+		--python_out=gen --grpc_python_out=gen --mypy_out=gen --mypy_grpc_out=gen $(PROTOS)
+	@touch $@

@@ -1,0 +1,35 @@
+"""The curves of training runs, as one picture."""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+HELD_OUT = ("psnr_db", "error_1", "error_15", "error_60", "sharpness_15")
+
+
+def plot_curves(runs: list[Path], out: Path) -> None:
+    """One column a run: its loss above, its held-out numbers below."""
+    figure, axes = plt.subplots(2, len(runs), figsize=(4.6 * len(runs), 6), squeeze=False)
+    for run, (above, below) in zip(runs, axes.T, strict=True):
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+        above.plot(*zip(*losses, strict=True))
+        above.set(title=run.name, xlabel="step", ylabel="loss", yscale="log")
+        for name in HELD_OUT:
+            points = [
+                (line["step"], line["held_out"][name]) for line in lines if name in line.get("held_out", {})
+            ]
+            if points:
+                below.plot(*zip(*points, strict=True), marker="o", label=name)
+        below.set(xlabel="step", ylabel="held out")
+        below.legend()
+        for axis in (above, below):
+            axis.grid(alpha=0.3)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=80)
+    plt.close(figure)

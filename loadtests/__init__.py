@@ -1,0 +1,1 @@
+"""Players that measure what they are given."""

@@ -1,0 +1,202 @@
+"""A player over gRPC: opens a session, plays a recorded control script, and checks every frame.
+
+    python -m loadtests.player --sessions HOST:PORT --control HOST:PORT --frames HOST:PORT \\
+        --script road-lap --seconds 20 --save out/play.mp4
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from tqdm import tqdm
+
+from livevideo.v1.control_pb2 import ControlEvent, Keys
+from livevideo.v1.control_pb2_grpc import ControlServiceStub
+from livevideo.v1.frame_pb2 import FrameFormat, Shown, WatchRequest, WatchStart
+from livevideo.v1.frame_pb2_grpc import FrameServiceStub
+from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
+from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from loadtests.movie import Movie, to_rgb
+from loadtests.report import Measurements, Report
+
+SCRIPTS = Path(__file__).parent / "scripts"
+FORMATS = {"rgb8": FrameFormat.FRAME_FORMAT_RGB8, "jpeg": FrameFormat.FRAME_FORMAT_JPEG}
+OPEN_DEADLINE_S = 15.0
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the three services are that a player speaks to, host:port."""
+
+    sessions: str
+    control: str
+    frames: str
+
+
+@dataclass(frozen=True)
+class Script:
+    """Which keys are down from when on, in seconds; begins again after `length_s`."""
+
+    events: tuple[tuple[float, tuple[str, ...]], ...]
+    length_s: float
+
+    @staticmethod
+    def load(name: str) -> "Script":
+        """A script by its name in loadtests/scripts, or by its path."""
+        path = Path(name) if name.endswith(".json") else SCRIPTS / f"{name}.json"
+        content = json.loads(path.read_text())
+        return Script(tuple((e["at_s"], tuple(e["down"])) for e in content["events"]), content["length_s"])
+
+    async def play(self) -> AsyncIterator[tuple[str, ...]]:
+        """The keys that are down, each time they change, at their time, for ever."""
+        start_s = time.monotonic()
+        while True:
+            for at_s, down in self.events:
+                await asyncio.sleep(max(0.0, start_s + at_s - time.monotonic()))
+                yield down
+            start_s += self.length_s
+
+
+class Player:
+    """One session, from opening to closing."""
+
+    def __init__(self, addresses: Addresses) -> None:
+        self._channels = {a: grpc.aio.insecure_channel(a) for a in vars(addresses).values()}
+        self._sessions = SessionServiceStub(self._channels[addresses.sessions])
+        self._control = ControlServiceStub(self._channels[addresses.control])
+        self._frames = FrameServiceStub(self._channels[addresses.frames])
+
+    async def play(
+        self,
+        script: Script,
+        seconds: float,
+        *,
+        wanted: OpenRequest | None = None,
+        picture_format: str = "jpeg",
+        movie: Movie | None = None,
+        on_frame: Callable[[Measurements], None] = lambda _: None,
+    ) -> Report:
+        """Play for `seconds` after the first frame, and report. Raises grpc.aio.AioRpcError where it is refused."""
+        opened_at_s = time.monotonic()
+        session = await self._open(wanted or OpenRequest())
+        measured = Measurements(1 / session.model.frames_per_second, opened_at_s)
+        shown: asyncio.Queue[int] = asyncio.Queue()
+        keys = asyncio.create_task(self._press(session, script, measured))
+        watch = self._frames.Watch(self._say(session, picture_format, shown))
+        ends_at_s = float("inf")
+        try:
+            async for response in watch:
+                if response.WhichOneof("said") != "frame":
+                    continue
+                now_s = time.monotonic()
+                measured.frame(response.frame, now_s)
+                shown.put_nowait(response.frame.index)
+                if movie is not None:
+                    movie.add(to_rgb(response.frame.picture, picture_format, session.model))
+                on_frame(measured)
+                ends_at_s = min(ends_at_s, now_s + seconds)
+                if now_s >= ends_at_s:
+                    break
+        finally:
+            watch.cancel()
+            keys.cancel()
+            await asyncio.gather(keys, return_exceptions=True)
+            await self._sessions.Close(CloseRequest(session_id=session.session_id))
+        return measured.report()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def _open(self, wanted: OpenRequest) -> Session:
+        # Engines announce themselves once a second: a service that has just started is given that time.
+        deadline_s = time.monotonic() + OPEN_DEADLINE_S
+        while True:
+            try:
+                return await self._sessions.Open(wanted, wait_for_ready=True, timeout=OPEN_DEADLINE_S)
+            except grpc.aio.AioRpcError as refusal:
+                if refusal.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline_s:
+                    raise
+                await asyncio.sleep(0.1)
+
+    async def _press(self, session: Session, script: Script, measured: Measurements) -> None:
+        async def events() -> AsyncIterator[ControlEvent]:
+            seq = 0
+            async for down in script.play():
+                seq += 1
+                measured.control(seq, time.monotonic())
+                yield ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=down))
+
+        async for receipt in self._control.Send(events()):
+            outcome = receipt.WhichOneof("outcome")
+            measured.controls_accepted += outcome == "accepted"
+            measured.controls_obeyed += outcome == "obeyed"
+            if outcome == "refused":
+                print(f"control {receipt.seq} refused: {receipt.refused.message}", file=sys.stderr)
+
+    async def _say(
+        self, session: Session, picture_format: str, shown: asyncio.Queue[int]
+    ) -> AsyncIterator[WatchRequest]:
+        start = WatchStart(session_id=session.session_id, format=FORMATS[picture_format])
+        yield WatchRequest(start=start)
+        while True:
+            yield WatchRequest(shown=Shown(frame_index=await shown.get()))
+
+
+async def _play(options: argparse.Namespace) -> Report:
+    player = Player(Addresses(options.sessions, options.control, options.frames))
+    movie = Movie(options.save) if options.save else None
+    wanted = OpenRequest(model=options.model, seed=options.seed, prompt=options.prompt)
+    if options.image:
+        wanted.image = options.image.read_bytes()
+    total = round(options.seconds * 24)
+    with tqdm(total=total, unit="frame", disable=options.json) as progress:
+        try:
+            return await player.play(
+                Script.load(options.script),
+                options.seconds,
+                wanted=wanted,
+                picture_format=options.format,
+                movie=movie,
+                on_frame=lambda measured: progress.update(),
+            )
+        finally:
+            if movie is not None:
+                movie.close()
+            await player.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.player", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("sessions", "control", "frames"):
+        parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")
+    parser.add_argument("--script", default="road-lap", help="a name in loadtests/scripts, or a path")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--format", choices=sorted(FORMATS), default="jpeg")
+    parser.add_argument("--model", default="", help="default: the only one there is")
+    parser.add_argument("--image", type=Path, help="first picture, PNG or JPEG of the model's size")
+    parser.add_argument("--prompt", default="")
+    parser.add_argument("--seed", type=int, default=0, help="0: the service chooses")
+    parser.add_argument("--save", type=Path, help="write what was seen as an MP4, four times as large")
+    parser.add_argument("--json", action="store_true", help="no progress bar; one line of JSON, last")
+    options = parser.parse_args()
+    try:
+        report = asyncio.run(_play(options))
+    except grpc.aio.AioRpcError as refusal:
+        print(f"refused: {refusal.code().name}: {refusal.details()}", file=sys.stderr)
+        return 2
+    print(report.to_json())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""The one way to be a service: settings, port, health, reflection, refusals, metrics, signals, drain."""
+
+import asyncio
+import dataclasses
+import os
+import signal
+import typing
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
+
+import grpc
+import prometheus_client
+import uvloop
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services import telemetry
+from services.errors import BadSetting, PortTaken, ServiceError, refusal_in
+
+MAX_MESSAGE_BYTES = (
+    32 << 20
+)  # a session's whole window of latents, when a decoder hands it to the next engine
+
+# Pings find a peer whose machine vanished without closing its connections.
+_PING = (
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+log = telemetry.logger("app")
+# Generic in the type stubs alone, so quoted.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+S = TypeVar("S")
+
+
+class Service(Protocol):
+    """What Host asks of a service."""
+
+    name: str
+
+    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Adds its servicers and returns their full gRPC names."""
+
+    async def start(self) -> None:
+        """Opens connections and starts background tasks; nobody calls before it returns."""
+
+    async def stop(self) -> None:
+        """Drains; calls in progress are cut only after it returns."""
+
+
+class RunSettings(Protocol):
+    """Settings that every service has."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def metrics_port(self) -> int: ...
+
+
+class Host:
+    """One service on one gRPC port."""
+
+    def __init__(
+        self, service: Service, *, address: str = "127.0.0.1:0", max_message_bytes: int = MAX_MESSAGE_BYTES
+    ) -> None:
+        self._service = service
+        self._wanted_address = address
+        self._max_message_bytes = max_message_bytes
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+        self.address = address
+
+    async def start(self) -> str:
+        """Starts the service, then opens the port. Returns host:port with the real port. Raises PortTaken."""
+        server = grpc.aio.server(
+            interceptors=[RefusalInterceptor(self._service.name)],
+            options=[
+                ("grpc.max_receive_message_length", self._max_message_bytes),
+                ("grpc.max_send_message_length", self._max_message_bytes),
+                # Without this a second server on the same port would silently share its connections.
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+                *_PING,
+            ],
+        )
+        names = self._service.bind(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        self.address = self._take_port(server)
+        await self._service.start()
+        await server.start()
+        self._server = server
+        for name in ("", *names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        log.info("service started", name=self._service.name, address=self.address)
+        return self.address
+
+    async def stop(self, grace_s: float = 1.0) -> None:
+        """Says that it is not serving, drains the service, and gives calls in progress `grace_s` to end."""
+        if self._server is None:
+            return
+        await self._health.enter_graceful_shutdown()
+        await self._service.stop()
+        await self._server.stop(grace_s)
+        self._server = None
+        log.info("service stopped", name=self._service.name)
+
+    def _take_port(self, server: grpc.aio.Server) -> str:
+        host, _, port = self._wanted_address.rpartition(":")
+        try:
+            taken_port = server.add_insecure_port(self._wanted_address)
+        except RuntimeError as error:
+            raise PortTaken(
+                f"{self._service.name} cannot listen on {self._wanted_address}: port {port} is in use or not "
+                "ours to take; stop the other program, or choose another port (0 takes a free one)"
+            ) from error
+        return f"{host}:{taken_port}"
+
+
+class RefusalInterceptor(grpc.aio.ServerInterceptor):
+    """Turns a ServiceError into its status; anything else is INTERNAL and logged with its traceback."""
+
+    def __init__(self, service_name: str) -> None:
+        self._service_name = service_name
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        found = await continuation(handler_call_details)
+        if found is None:  # not one of our methods: grpc answers UNIMPLEMENTED itself
+            return None
+        method = handler_call_details.method
+        # grpc.aio gives each kind of method its own attribute and its own constructor.
+        behaviour: Any = found.unary_unary or found.stream_unary or found.unary_stream or found.stream_stream
+
+        async def answer(request: Any, context: Context) -> Any:
+            try:
+                return await behaviour(request, context)
+            except Exception as error:
+                return await self._refuse(error, method, context)
+
+        async def stream(request: Any, context: Context) -> None:
+            try:
+                produced = behaviour(request, context)
+                if not hasattr(produced, "__aiter__"):
+                    await produced
+                    return
+                # Closed here, not by the garbage collector: a cancelled call must let go of its seat at once.
+                async with aclosing(cast(typing.AsyncGenerator[Any, None], produced)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+            except Exception as error:
+                await self._refuse(error, method, context)
+
+        codec = {
+            "request_deserializer": found.request_deserializer,
+            "response_serializer": found.response_serializer,
+        }
+        kind = ("stream" if found.request_streaming else "unary") + (
+            "_stream" if found.response_streaming else "_unary"
+        )
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(stream if found.response_streaming else answer, **codec)
+
+    async def _refuse(self, error: Exception, method: str, context: Context) -> None:
+        if isinstance(error, grpc.aio.AbortError):
+            raise error
+        refusal = refusal_in(error)
+        if refusal is None:
+            log.exception("call failed", error, name=self._service_name, method=method)
+            refusal = ServiceError(f"{method} failed inside the service; its log has the traceback")
+        else:
+            log.info("call refused", name=self._service_name, method=method, reason=refusal.reason)
+        await context.abort(refusal.code, refusal.message, refusal.trailing_metadata())
+
+
+def open_channel(address: str) -> grpc.aio.Channel:
+    """A channel to another service of ours, with the message size and the pings that Host expects."""
+    return grpc.aio.insecure_channel(
+        address,
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            *_PING,
+        ],
+    )
+
+
+async def until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs the parts of a stream side by side until one ends or fails, then cancels the others and waits.
+
+    Raises what the first failed part raised. Being cancelled cancels all parts: nothing is left behind.
+    """
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
+            raise outcome
+
+
+def settings_from_env(cls: type[S]) -> S:
+    """Fills a frozen dataclass from the environment: field `redis_url` from REDIS_URL. Raises BadSetting."""
+    kinds = typing.get_type_hints(cls)
+    chosen = {
+        field.name: _parsed(field.name.upper(), os.environ[field.name.upper()], kinds[field.name])
+        for field in dataclasses.fields(cast(Any, cls))
+        if field.name.upper() in os.environ
+    }
+    return cls(**chosen)
+
+
+def _parsed(variable: str, text: str, kind: type) -> object:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    try:
+        return words[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError) as error:
+        raise BadSetting(f"{variable} is {text!r}; it must be of type {kind.__name__}") from error
+
+
+def serve_metrics(host: str, port: int) -> None:
+    """Serves the metrics of this process to Prometheus from a thread of its own. Raises PortTaken."""
+    try:
+        prometheus_client.start_http_server(port, addr=host)
+    except OSError as error:
+        raise PortTaken(
+            f"metrics cannot be served on {host}:{port}: {error.strerror}; set another METRICS_PORT"
+        ) from error
+
+
+def run(service: Service, settings: RunSettings) -> None:
+    """Runs a service until SIGINT or SIGTERM, which drain it. What every __main__.py calls."""
+    telemetry.start_logging()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run_until_signalled(service, settings))
+    except ServiceError as refusal:
+        raise SystemExit(refusal.message) from refusal
+
+
+async def _run_until_signalled(service: Service, settings: RunSettings) -> None:
+    signalled = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, signalled.set)
+    host = Host(service, address=settings.address)
+    if settings.metrics_port:
+        serve_metrics(settings.address.rpartition(":")[0], settings.metrics_port)
+    await host.start()
+    await signalled.wait()
+    await host.stop()

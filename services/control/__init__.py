@@ -1,0 +1,1 @@
+"""control: takes controls from players. It knows neither torch nor Redis."""

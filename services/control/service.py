@@ -1,0 +1,129 @@
+"""ControlService: a player's controls through the gate to *sessions*, and their receipts back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import grpc
+
+from livevideo.v1 import control_pb2, control_pb2_grpc, session_pb2_grpc
+from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Refused
+from livevideo.v1.session_pb2 import GetRequest, PushRequest, Session, SessionState
+from services import telemetry
+from services.app import Context, open_channel, until_one_ends
+from services.control.gate import ControlGate
+from services.errors import BadRequest, SessionClosed
+
+log = telemetry.logger("control")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """From the environment; the variable is the field's name in capitals."""
+
+    address: str = "127.0.0.1:50051"  # where it listens, host:port
+    metrics_port: int = 0  # where Prometheus reads, on the same host; 0: nowhere
+    sessions_address: str = "127.0.0.1:50052"  # where *sessions* listens, host:port
+    controls_per_s: float = 200.0  # most controls a second for one session
+    burst: int = 100  # controls that one session may send at once after a silence
+    get_s: float = 5.0  # longest wait for *sessions* to say which session it is
+
+
+class ControlService(control_pb2_grpc.ControlServiceServicer):
+    """Any instance serves any player: what must hold across instances, *sessions* checks again."""
+
+    name = "control"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        # A session's streams to this instance share its gate, which lives as long as any of them.
+        self._gates: WeakValueDictionary[str, ControlGate] = WeakValueDictionary()
+        self._channel: grpc.aio.Channel | None = None
+
+    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
+        return [control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name]
+
+    async def start(self) -> None:
+        self._channel = open_channel(self._settings.sessions_address)
+
+    async def stop(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+
+    # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
+    async def Send(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[ControlEvent], context: Context
+    ) -> None:
+        first = await anext(request_iterator, None)
+        if first is None:
+            return
+        if not first.session_id:
+            raise BadRequest("session_id", "is empty in the first event; name the session")
+        if self._channel is None:
+            raise RuntimeError("control was asked before it was started; await start() first")
+        stub = session_pb2_grpc.SessionServiceStub(self._channel)
+        session = await stub.Get(GetRequest(session_id=first.session_id), timeout=self._settings.get_s)
+        if session.state == SessionState.SESSION_STATE_CLOSED:
+            raise SessionClosed(f"session {session.session_id} has ended; open a new one")
+        gate = self._gates.get(session.session_id) or ControlGate(
+            session.model, controls_per_s=self._settings.controls_per_s, burst=self._settings.burst
+        )
+        self._gates[session.session_id] = gate
+        push = stub.Push()
+        try:
+            send = _Send(session, gate, push, context)
+            await until_one_ends(send.forward_all(first, request_iterator), send.bring_receipts())
+        finally:
+            push.cancel()
+
+
+class _Send:
+    """One Send call."""
+
+    def __init__(
+        self,
+        session: Session,
+        gate: ControlGate,
+        push: "grpc.aio.StreamStreamCall[PushRequest, ControlReceipt]",
+        context: Context,
+    ) -> None:
+        self._session = session
+        self._gate = gate
+        self._push = push
+        self._context = context
+        self._writing = asyncio.Lock()
+
+    async def forward_all(self, first: ControlEvent, others: AsyncIterator[ControlEvent]) -> None:
+        """Never ends: once the player has sent the last control, the last receipt ends the call."""
+        await self._forward(first, time.time())
+        async for event in others:
+            await self._forward(event, time.time())
+        await self._push.done_writing()
+        await asyncio.Event().wait()
+
+    async def bring_receipts(self) -> None:
+        async for receipt in self._push:
+            await self._write(receipt)
+
+    async def _forward(self, event: ControlEvent, received_at_s: float) -> None:
+        if event.session_id not in ("", self._session.session_id):
+            message = "this stream is for another session; open one stream for each"
+            refused: Refused | None = Refused(reason="other_session", message=message)
+        else:
+            refused = self._gate.refusal(event, time.monotonic())
+        if refused is not None:
+            await self._write(ControlReceipt(seq=event.seq, refused=refused))
+            return
+        event.session_id = self._session.session_id
+        await self._push.write(PushRequest(event=event, received_at_s=received_at_s))
+
+    async def _write(self, receipt: ControlReceipt) -> None:
+        if receipt.HasField("refused"):
+            telemetry.CONTROLS_REFUSED.labels(
+                self._session.tenant, self._session.model.name, receipt.refused.reason
+            ).inc()
+        async with self._writing:
+            await self._context.write(receipt)

@@ -1,0 +1,1 @@
+"""decoder: turns latents into frames for players, at their pace."""

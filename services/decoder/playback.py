@@ -1,0 +1,162 @@
+"""`Playback`: one viewer's way from latents to frames. Latent n is decoded while n + 1 is generated."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from concurrent.futures import Executor
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from aapt.shapes import FRAMES_PER_LATENT
+from aapt.vae.streaming import StreamingVAE
+from livevideo.v1.engine_pb2 import Latent, Seated, StageTimes
+from livevideo.v1.frame_pb2 import Frame, Watching, WatchResponse
+from livevideo.v1.session_pb2 import Session
+from services import telemetry
+from services.decoder.clock import FrameClock, Place
+from services.decoder.encoders import Encoder, Picture
+from services.decoder.source import LatentSource
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The frames of one latent, ready to be sent."""
+
+    latent: Latent
+    pictures: list[Picture]
+    decode_s: float
+    encode_s: list[float]
+    ready_s: float
+
+    @property
+    def first_index(self) -> int:
+        """Index of its first frame: latent 0 is one frame, every other one four."""
+        return max(0, FRAMES_PER_LATENT * (self.latent.index - 1) + 1)
+
+
+@dataclass(frozen=True)
+class _End:
+    """Nothing more will come."""
+
+    error: Exception | None
+
+
+class Playback:
+    """Decodes and encodes in a thread of `executor`, and gives each frame out at its place in time."""
+
+    def __init__(
+        self,
+        source: LatentSource,
+        session: Session,
+        codec: StreamingVAE,
+        encoder: Encoder,
+        clock: FrameClock,
+        executor: Executor,
+        *,
+        latents_in_flight: int,
+    ) -> None:
+        self._source = source
+        self._session = session
+        self._codec = codec
+        self._encoder = encoder
+        self._clock = clock
+        self._executor = executor
+        self._latents_in_flight = latents_in_flight
+        # Bounded by the credits: no more latents come than may be in flight.
+        self._coming: asyncio.Queue[Seated | Rendered | _End] = asyncio.Queue()
+        self._sent = 0  # frames
+        self._sent_at_s: float | None = None
+
+    def shown(self, frame_index: int) -> None:
+        """The viewer has shown this frame and all before it: a latent shown to its end lets another come."""
+        newest = min(frame_index, self._sent - 1)
+        if newest >= 0:
+            latents_shown = newest // FRAMES_PER_LATENT + 1
+            self._source.allow(latents_shown + self._latents_in_flight)
+
+    def end(self, error: Exception | None) -> None:
+        """Send what is ready, and no more."""
+        self._coming.put_nowait(_End(error))
+
+    async def render(self) -> None:
+        """Bring latents and make frames of them, until the session ends."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with aclosing(self._source.latents(self._session)) as latents:
+                async for said in latents:
+                    if isinstance(said, Latent):
+                        self._coming.put_nowait(
+                            await loop.run_in_executor(self._executor, self._render, said)
+                        )
+                    else:
+                        self._coming.put_nowait(said)
+        except Exception as error:
+            self.end(error)
+        else:
+            self.end(None)
+
+    async def responses(self) -> AsyncGenerator[WatchResponse, None]:
+        """What the viewer gets, each frame when it is due. Raises what ended the session before its time."""
+        while not isinstance(said := await self._coming.get(), _End):
+            if isinstance(said, Seated):
+                yield WatchResponse(watching=Watching(model=said.model, format=self._encoder.format))
+                continue
+            for i, picture in enumerate(said.pictures):
+                index = said.first_index + i
+                now_s = time.monotonic()
+                place = self._clock.place(index, said.ready_s, now_s)
+                if place.send_at_s > now_s:
+                    await asyncio.sleep(place.send_at_s - now_s)
+                frame = self._frame(index, said, picture, place, is_first=i == 0)
+                self._sent = index + 1
+                yield WatchResponse(frame=frame)
+        if said.error is not None:
+            raise said.error
+
+    def _frame(
+        self, index: int, rendered: Rendered, picture: Picture, place: Place, *, is_first: bool
+    ) -> Frame:
+        now_s = time.monotonic()
+        latent, labels = rendered.latent, (self._session.tenant, self._session.model.name)
+        if self._sent_at_s is not None:
+            telemetry.FRAME_INTERVAL.labels(*labels).observe(now_s - self._sent_at_s)
+        self._sent_at_s = now_s
+        frame = Frame(
+            index=index,
+            control_seq=latent.control_seq,
+            picture=picture.content,
+            is_key=picture.is_key,
+            lateness_s=max(0.0, now_s - place.due_s),
+        )
+        if is_first:
+            frame.times.CopyFrom(
+                StageTimes(
+                    control_path_s=latent.times.control_path_s,
+                    tick_wait_s=latent.times.tick_wait_s,
+                    step_s=latent.times.step_s,
+                    decode_s=rendered.decode_s,
+                    encode_s=rendered.encode_s[0],
+                    send_s=now_s - rendered.ready_s,
+                )
+            )
+            if latent.control_received_at_s:
+                frame.control_to_frame_s = max(0.0, time.time() - latent.control_received_at_s)
+                telemetry.CONTROL_TO_FRAME.labels(*labels).observe(frame.control_to_frame_s)
+        return frame
+
+    def _render(self, latent: Latent) -> Rendered:
+        start_s = time.monotonic()
+        values = np.frombuffer(latent.values, "<f4").reshape(tuple(latent.shape)).astype(np.float32)
+        frames = self._codec.decode(torch.from_numpy(values)).numpy()
+        decode_s = time.monotonic() - start_s
+        telemetry.DECODE.labels(self._session.tenant, self._session.model.name).observe(decode_s)
+        pictures: list[Picture] = []
+        encode_s: list[float] = []
+        for frame in frames:
+            start_s = time.monotonic()
+            pictures.append(self._encoder.encode(np.ascontiguousarray(frame)))
+            encode_s.append(time.monotonic() - start_s)
+        return Rendered(latent, pictures, decode_s, encode_s, time.monotonic())

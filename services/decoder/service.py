@@ -1,0 +1,143 @@
+"""`DecoderService`: the decoder on a gRPC port."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import torch
+
+from aapt.vae.model import VideoVAE
+from aapt.vae.streaming import StreamingVAE
+from livevideo.v1 import frame_pb2_grpc, session_pb2_grpc
+from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
+from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
+from services import telemetry
+from services.app import open_channel
+from services.decoder.clock import FrameClock
+from services.decoder.encoders import encoder_for
+from services.decoder.playback import Playback
+from services.decoder.source import LatentSource
+from services.errors import BadRequest, ServiceStopping, SessionClosed
+
+if TYPE_CHECKING:
+    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+
+log = telemetry.logger("decoder")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One decoder instance; any instance serves any session."""
+
+    address: str = "127.0.0.1:50054"  # where it listens
+    metrics_port: int = 0  # 0: no metrics
+    sessions_address: str = "127.0.0.1:50052"
+    checkpoint: str = "checkpoints/road"  # folder; only its codec is read
+    playout_delay_s: float = 0.03  # frames wait this long, so that a latent may be a little late
+    latents_in_flight: int = 3  # made, but not shown to their end
+    past_latents: int = 32  # kept for the next engine, besides the first two; the model's window + 2 or more
+    patience_s: float = 5.0  # how long a broken session is tried again
+    jpeg_quality: int = 90  # 1 to 95
+    key_period_s: float = 2.0  # between two key frames of H.264
+    codec_threads: int = 1  # sessions that are decoded at the same time
+    torch_threads: int = 1  # for each of them
+
+
+class DecoderService(frame_pb2_grpc.FrameServiceServicer):
+    """Turns latents into frames, at their pace, for as long as the viewer shows them."""
+
+    name = "decoder"
+
+    def __init__(self, vae: VideoVAE, settings: Settings) -> None:
+        self._vae = vae
+        self._settings = settings
+        self._executor = ThreadPoolExecutor(
+            settings.codec_threads, "codec", torch.set_num_threads, (settings.torch_threads,)
+        )
+        self._channel: grpc.aio.Channel | None = None
+        self._playbacks: set[Playback] = set()
+
+    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        frame_pb2_grpc.add_FrameServiceServicer_to_server(self, server)
+        return ("livevideo.v1.FrameService",)
+
+    async def start(self) -> None:
+        self._channel = open_channel(self._settings.sessions_address)
+
+    async def stop(self) -> None:
+        for playback in self._playbacks:
+            playback.end(ServiceStopping("this decoder stops; watch at another", retry_after_s=0.5))
+        if self._channel is not None:
+            await self._channel.close()
+        self._executor.shutdown(wait=False)
+
+    async def Watch(
+        self, request_iterator: AsyncIterator[WatchRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[WatchResponse]:
+        start = await _first(request_iterator)
+        session = await self._sessions.Get(GetRequest(session_id=start.session_id), timeout=5.0)
+        if session.state == SESSION_STATE_CLOSED:
+            raise SessionClosed(f"session {start.session_id} has ended; open a new one")
+        playback = self._playback(start, session)
+        tasks = [
+            asyncio.create_task(playback.render()),
+            asyncio.create_task(_take_shown(request_iterator, playback)),
+        ]
+        self._playbacks.add(playback)
+        log.info("watch began", session=start.session_id, format=start.format)
+        try:
+            async with aclosing(playback.responses()) as responses:
+                async for response in responses:
+                    yield response
+        finally:
+            self._playbacks.discard(playback)
+            for task in tasks:
+                task.cancel()
+            log.info("watch ended", session=start.session_id)
+
+    def _playback(self, start: WatchStart, session: Session) -> Playback:
+        settings, model = self._settings, session.model
+        encoder = encoder_for(
+            start.format, model, jpeg_quality=settings.jpeg_quality, key_period_s=settings.key_period_s
+        )
+        source = LatentSource(
+            self._sessions,
+            start.session_id,
+            limit=settings.latents_in_flight,
+            kept=settings.past_latents,
+            patience_s=settings.patience_s,
+        )
+        return Playback(
+            source,
+            session,
+            StreamingVAE(self._vae),
+            encoder,
+            FrameClock(model.frames_per_second, settings.playout_delay_s),
+            self._executor,
+            latents_in_flight=settings.latents_in_flight,
+        )
+
+    @property
+    def _sessions(self) -> "SessionServiceAsyncStub":
+        assert self._channel is not None, "start() comes before the first call"
+        return session_pb2_grpc.SessionServiceStub(self._channel)
+
+
+async def _first(requests: AsyncIterator[WatchRequest]) -> WatchStart:
+    async for request in requests:
+        if request.WhichOneof("said") == "start" and request.start.session_id:
+            return request.start
+        break
+    raise BadRequest("start.session_id", "the first message of Watch must name a session")
+
+
+async def _take_shown(requests: AsyncIterator[WatchRequest], playback: Playback) -> None:
+    async for request in requests:
+        if request.WhichOneof("said") != "shown":
+            playback.end(BadRequest("shown", "after `start` only `shown` is taken"))
+            return
+        playback.shown(request.shown.frame_index)

@@ -1,0 +1,1 @@
+"""engine: makes latents. Controls and credits meet here, in the tick."""

@@ -1,0 +1,79 @@
+"""`ControlFeed`: one session's controls from *sessions* into its mailbox, and its receipts back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING
+
+import grpc
+
+from livevideo.v1.control_pb2 import ControlReceipt, Obeyed
+from livevideo.v1.session_pb2 import FollowRequest, Seat
+from services import telemetry
+from services.engine.mailbox import Mailbox
+from services.engine.residence import Residence
+from services.errors import ServiceError, SessionClosed, Superseded, UnknownSession, from_status
+
+if TYPE_CHECKING:
+    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+
+log = telemetry.logger("engine")
+
+# Nothing that waiting could change: the stay is over.
+_FINAL = (SessionClosed, Superseded, UnknownSession)
+
+
+class ControlFeed:
+    """Holds Follow open for one stay, and again when *sessions* was away: the world goes on meanwhile."""
+
+    def __init__(
+        self,
+        sessions: "SessionServiceAsyncStub",
+        session_id: str,
+        epoch: int,
+        residence: Residence,
+        mailbox: Mailbox,
+        retry_s: float = 0.5,
+    ) -> None:
+        self._sessions = sessions
+        self._session_id = session_id
+        self._epoch = epoch
+        self._residence = residence
+        self._mailbox = mailbox
+        self._retry_s = retry_s
+        self._receipts: asyncio.Queue[ControlReceipt] = asyncio.Queue()
+
+    def obeyed(self, seqs: Iterable[int], frame_index: int) -> None:
+        """Tell the player that from this frame on the picture follows these controls."""
+        for seq in seqs:
+            self._receipts.put_nowait(ControlReceipt(seq=seq, obeyed=Obeyed(frame_index=frame_index)))
+
+    async def run(self, clock: Callable[[], float]) -> None:
+        """Follow until the session is closed or another engine has claimed it; then end the stay."""
+        while True:
+            call = self._sessions.Follow(self._said())
+            try:
+                async for control in call:
+                    path_s = max(0.0, time.time() - control.received_at_s)
+                    self._mailbox.put(
+                        control.event, received_at_s=control.received_at_s, path_s=path_s, now_s=clock()
+                    )
+                self._residence.end()
+                return
+            except grpc.aio.AioRpcError as error:
+                refusal: ServiceError | None = from_status(error)
+                if error.code() is grpc.StatusCode.ABORTED or isinstance(refusal, _FINAL):
+                    self._residence.end(
+                        refusal or Superseded(error.details() or "another engine plays this session")
+                    )
+                    return
+                log.warning("controls lost their way", session=self._session_id, status=error.code().name)
+            finally:
+                call.cancel()
+            await asyncio.sleep(self._retry_s)
+
+    async def _said(self) -> AsyncIterator[FollowRequest]:
+        seat = Seat(session_id=self._session_id, epoch=self._epoch, after_seq=self._mailbox.newest_seq)
+        yield FollowRequest(seat=seat)
+        while True:
+            yield FollowRequest(obeyed=await self._receipts.get())

@@ -1,0 +1,104 @@
+"""`Mailbox`: where one session's controls wait for the tick."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from livevideo.v1.control_pb2 import BodyPose, CameraPose, ControlEvent
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one tick takes out of a mailbox."""
+
+    keys: tuple[float, ...]  # 1 where a key is held or was tapped, in the model's order
+    control_seq: int  # number of the newest control that is obeyed; 0: none yet
+    seqs: tuple[int, ...] = ()  # controls that this tick is the first to obey
+    received_at_s: float = 0.0  # when *control* received the newest of `seqs`, since 1970; 0: there is none
+    path_s: float = 0.0  # how long that one took from *control* to the mailbox
+    arrived_at_s: float = 0.0  # when it arrived, by the engine's clock
+    yaw_rad: float = 0.0  # turned since the last tick
+    pitch_rad: float = 0.0
+    camera: CameraPose | None = None
+    body: BodyPose | None = None
+    prompt: str | None = None
+
+
+@dataclass
+class _Waiting:
+    """What has come since the last tick."""
+
+    pressed: set[str] = field(default_factory=set)
+    seqs: list[int] = field(default_factory=list)
+    received_at_s: float = 0.0
+    path_s: float = 0.0
+    arrived_at_s: float = 0.0
+    yaw_rad: float = 0.0
+    pitch_rad: float = 0.0
+
+
+class Mailbox:
+    """Keys are held, taps kept until one tick has seen them, angles add up, and of the rest the newest wins.
+
+    A session that goes on from elsewhere brings `obeyed_seq` and `held`: controls up to that number come
+    again, to tell what is held now, but have been obeyed already.
+    """
+
+    def __init__(self, keys: Sequence[str], *, obeyed_seq: int = 0, held: Collection[str] = ()) -> None:
+        self._keys = tuple(keys)
+        self._held = frozenset(held)
+        self._obeyed_seq = obeyed_seq
+        self._newest_seq = 0
+        self._camera: CameraPose | None = None
+        self._body: BodyPose | None = None
+        self._prompt: str | None = None
+        self._waiting = _Waiting()
+
+    @property
+    def newest_seq(self) -> int:
+        """Number of the newest control that has come. 0: none has."""
+        return self._newest_seq
+
+    def put(self, event: ControlEvent, *, received_at_s: float, path_s: float, now_s: float) -> None:
+        """Take in a control. One that has come before changes nothing."""
+        if event.seq <= self._newest_seq:
+            return
+        self._newest_seq = event.seq
+        is_new = event.seq > self._obeyed_seq
+        waiting = self._waiting
+        match event.WhichOneof("track"):
+            case "keys":
+                down = frozenset(event.keys.down)
+                if is_new:
+                    waiting.pressed |= down - self._held
+                self._held = down
+            case "look" if is_new:
+                waiting.yaw_rad += event.look.yaw_rad
+                waiting.pitch_rad += event.look.pitch_rad
+            case "camera":
+                self._camera = event.camera
+            case "body":
+                self._body = event.body
+            case "prompt":
+                self._prompt = event.prompt.text
+        if is_new:
+            waiting.seqs.append(event.seq)
+            waiting.received_at_s, waiting.path_s, waiting.arrived_at_s = received_at_s, path_s, now_s
+
+    def take(self) -> Turn:
+        """What the next latent must obey; what has come since the last call counts as obeyed from now on."""
+        waiting, self._waiting = self._waiting, _Waiting()
+        down = self._held | waiting.pressed
+        self._obeyed_seq = max(self._obeyed_seq, self._newest_seq)
+        return Turn(
+            keys=tuple(float(key in down) for key in self._keys),
+            control_seq=self._obeyed_seq,
+            seqs=tuple(waiting.seqs),
+            received_at_s=waiting.received_at_s,
+            path_s=waiting.path_s,
+            arrived_at_s=waiting.arrived_at_s,
+            yaw_rad=waiting.yaw_rad,
+            pitch_rad=waiting.pitch_rad,
+            camera=self._camera,
+            body=self._body,
+            prompt=self._prompt,
+        )

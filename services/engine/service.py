@@ -1,0 +1,223 @@
+"""`EngineService`: the engine on a gRPC port. Its part is to let go of everything, however a call ends."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from livevideo.v1 import engine_pb2_grpc, session_pb2_grpc
+from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Seated, Start
+from livevideo.v1.session_pb2 import AnnounceRequest, ClaimRequest, Model, Session
+from services import telemetry
+from services.app import open_channel
+from services.engine.engine import Engine, Tick
+from services.engine.feed import ControlFeed
+from services.engine.latents import first_frame, to_message, to_past
+from services.engine.mailbox import Mailbox
+from services.engine.residence import Residence
+from services.engine.world import World
+from services.errors import BadRequest
+
+if TYPE_CHECKING:
+    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+
+log = telemetry.logger("engine")
+
+_CLAIM_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One engine replica."""
+
+    address: str = "127.0.0.1:50053"  # where it listens
+    advertised_address: str = ""  # where decoders reach it; empty: `address`
+    metrics_port: int = 0  # 0: no metrics
+    sessions_address: str = "127.0.0.1:50052"
+    replica: str = ""  # unique and stable while it lives; empty: a random name
+    checkpoint: str = "checkpoints/road"  # folder
+    slots: int = 4  # how many sessions the cache has room for
+    headroom: float = 0.8  # share of each period that steps may take
+    torch_threads: int = 1
+    credit_timeout_s: float = 2.0  # a seat without credit is given up after this
+    announce_period_s: float = 1.0
+
+
+class EngineService(engine_pb2_grpc.EngineServiceServicer):
+    """Seats sessions in an engine, and announces to *sessions* what room there is."""
+
+    name = "engine"
+
+    def __init__(self, world: World, model: Model, settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+        self._replica = settings.replica or f"engine-{np.random.SeedSequence().entropy:032x}"[:20]
+        self._address = settings.advertised_address
+        self.engine = Engine(
+            world,
+            keys=tuple(model.keys),
+            frames_per_second=model.frames_per_second,
+            credit_timeout_s=settings.credit_timeout_s,
+            headroom=settings.headroom,
+            torch_threads=settings.torch_threads,
+            on_tick=self._observe,
+        )
+        self._tenants: dict[Residence, str] = {}
+        self._channel: grpc.aio.Channel | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
+        return ("livevideo.v1.EngineService",)
+
+    def reached_at(self, address: str) -> None:
+        """Tell where decoders reach this replica; until that is known it is not announced."""
+        self._address = address
+
+    async def start(self) -> None:
+        self._channel = open_channel(self._settings.sessions_address)
+        self._tasks = [asyncio.create_task(self.engine.run()), asyncio.create_task(self._announce())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.engine.stop()
+        if self._address:
+            with suppress(grpc.aio.AioRpcError):
+                await self._sessions.Announce(self._announcement(), timeout=1.0)
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def Generate(
+        self, request_iterator: AsyncIterator[GenerateRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[GenerateResponse]:
+        start = await _first(request_iterator)
+        residence = self.engine.admit()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            session = await self._sessions.Claim(
+                ClaimRequest(session_id=start.session_id, replica=self._replica),
+                timeout=_CLAIM_TIMEOUT_S,
+            )
+            self._tenants[residence] = session.tenant
+            telemetry.SESSIONS_LIVE.labels(session.tenant, self._model.name).inc()
+            mailbox = self._mailbox(start)
+            feed = ControlFeed(self._sessions, session.session_id, session.epoch, residence, mailbox)
+            tasks += [
+                asyncio.create_task(feed.run(self.engine.clock)),
+                asyncio.create_task(self._take_credits(request_iterator, residence)),
+            ]
+            await self._seat(residence, mailbox, session, start)
+            log.info("session seated", session=session.session_id, slot=residence.slot, epoch=session.epoch)
+            next_index = start.past[-1].index + 1 if start.past else 0
+            yield GenerateResponse(
+                seated=Seated(epoch=session.epoch, model=self._model, next_index=next_index)
+            )
+            while (made := await residence.take()) is not None:
+                feed.obeyed(made.turn.seqs, first_frame(made.index))
+                yield GenerateResponse(latent=to_message(made))
+        finally:
+            residence.end()
+            for task in tasks:
+                task.cancel()
+            if (tenant := self._tenants.pop(residence, None)) is not None:
+                telemetry.SESSIONS_LIVE.labels(tenant, self._model.name).dec()
+            log.info(
+                "session left", session=start.session_id, slot=residence.slot, latents=residence.next_index
+            )
+
+    async def _seat(self, residence: Residence, mailbox: Mailbox, session: Session, start: Start) -> None:
+        try:
+            if start.past:
+                past = to_past(start.past, len(self._model.keys))
+                await self.engine.resume(residence, mailbox, past, session.prompt, session.seed)
+            else:
+                image = _picture(session.image) if session.image else None
+                await self.engine.open(residence, mailbox, image, session.prompt, session.seed)
+        except ValueError as error:
+            raise BadRequest("start.past" if start.past else "image", str(error)) from error
+
+    def _mailbox(self, start: Start) -> Mailbox:
+        keys = tuple(self._model.keys)
+        if not start.past:
+            return Mailbox(keys)
+        newest = start.past[-1]
+        held = [key for key, value in zip(keys, newest.controls[-len(keys) :], strict=False) if value]
+        return Mailbox(keys, obeyed_seq=newest.control_seq, held=held)
+
+    async def _take_credits(self, requests: AsyncIterator[GenerateRequest], residence: Residence) -> None:
+        # A client that says no more is not gone yet: its credits are spent first, then its time runs out.
+        async for request in requests:
+            if request.WhichOneof("said") != "credit" or request.credit.latents < 1:
+                residence.end(
+                    BadRequest("credit.latents", "after `start` only credits of 1 or more are taken")
+                )
+                return
+            residence.grant(request.credit.latents, self.engine.clock())
+
+    async def _announce(self) -> None:
+        is_heard = True
+        while True:
+            if self._address:
+                try:
+                    await self._sessions.Announce(
+                        self._announcement(), timeout=self._settings.announce_period_s
+                    )
+                    is_heard = True
+                except grpc.aio.AioRpcError as error:
+                    if is_heard:
+                        log.warning(
+                            "announcement not heard", status=error.code().name, details=error.details()
+                        )
+                    is_heard = False
+            await asyncio.sleep(self._settings.announce_period_s)
+
+    def _announcement(self) -> AnnounceRequest:
+        return AnnounceRequest(
+            replica=self._replica,
+            address=self._address,
+            model=self._model,
+            slots=self.engine.slots_offered,
+            step_s=self.engine.step_s,
+        )
+
+    def _observe(self, tick: Tick) -> None:
+        model = self._model.name
+        for lateness_s in tick.lateness_s:
+            telemetry.TICK_LATENESS.labels(model).observe(lateness_s)
+        if tick.step_s:
+            telemetry.STEP.labels(model).observe(tick.step_s)
+        for residence, reason in tick.skipped:
+            telemetry.LATENTS_SKIPPED.labels(self._tenants.get(residence, ""), model, reason).inc()
+        telemetry.SLOTS_FREE.labels(model).set(self.engine.slots_free)
+
+    @property
+    def _sessions(self) -> "SessionServiceAsyncStub":
+        assert self._channel is not None, "start() comes before the first call"
+        return session_pb2_grpc.SessionServiceStub(self._channel)
+
+
+async def _first(requests: AsyncIterator[GenerateRequest]) -> Start:
+    async for request in requests:
+        if request.WhichOneof("said") == "start" and request.start.session_id:
+            return request.start
+        break
+    raise BadRequest("start.session_id", "the first message of Generate must name a session")
+
+
+def _picture(image: bytes) -> Tensor:
+    """[h, w, 3] uint8. Raises BadRequest."""
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            return torch.from_numpy(np.array(opened.convert("RGB")))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise BadRequest("image", f"it cannot be read as PNG or JPEG: {error}") from error

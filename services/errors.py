@@ -1,0 +1,183 @@
+"""Every refusal: one class, one sentence, one gRPC code.
+
+`services.app` turns a ServiceError into its status, with `reason` and `retry-after-s` in the trailing
+metadata; `from_status` turns such a status back into the same class on the caller's side.
+"""
+
+import math
+from typing import ClassVar, Self
+
+import grpc
+
+REASON_KEY = "reason"
+RETRY_KEY = "retry-after-s"
+
+
+class ServiceError(Exception):
+    """A refusal; its message says what was asked, what is so, and what to do."""
+
+    code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    reason: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    @classmethod
+    def relayed(cls, message: str, retry_after_s: float | None) -> Self:
+        """The same refusal as another service worded it, whatever the subclass's own constructor takes."""
+        error = cls.__new__(cls)
+        ServiceError.__init__(error, message, retry_after_s=retry_after_s)
+        return error
+
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        retry = () if self.retry_after_s is None else ((RETRY_KEY, f"{self.retry_after_s:g}"),)
+        return ((REASON_KEY, self.reason), *retry)
+
+
+class BadRequest(ServiceError):
+    """A field of the request has a value that it cannot have."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "bad_request"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class UnknownSession(ServiceError):
+    """No session has this id: it never existed, or its record has expired."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "unknown_session"
+
+
+class UnknownModel(ServiceError):
+    """No engine has announced a model of this name."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "unknown_model"
+
+
+class SessionClosed(ServiceError):
+    """The session has ended; open a new one."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "session_closed"
+
+
+class SeatTaken(ServiceError):
+    """The session is being watched already; it has one viewer."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "seat_taken"
+
+
+class EngineFull(ServiceError):
+    """Every slot is taken; try again when a session ends."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "engine_full"
+
+
+class NoEngine(ServiceError):
+    """No live engine serves the model now; try again when one has started."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "no_engine"
+
+
+class StoreUnavailable(ServiceError):
+    """Redis does not answer; sessions go on, but nothing can be opened or steered until it does."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "store_unavailable"
+
+
+class PeerUnavailable(ServiceError):
+    """Another service that is needed for this does not answer."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "peer_unavailable"
+
+
+class Superseded(ServiceError):
+    """A newer epoch has claimed the session; whoever holds the older one must let go."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "superseded"
+
+
+class ViewerGone(ServiceError):
+    """The viewer has shown nothing for too long and is taken to have left."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "viewer_gone"
+
+
+class StepFailed(ServiceError):
+    """The network failed in a step; the sessions that shared it lost their slots and can be resumed."""
+
+    code = grpc.StatusCode.INTERNAL
+    reason = "step_failed"
+
+
+class ServiceStopping(ServiceError):
+    """The service drains and takes no more work; another instance goes on."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "service_stopping"
+
+
+class PortTaken(ServiceError):
+    """The port that the service should listen on belongs to another program."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "port_taken"
+
+
+class BadCheckpoint(ServiceError):
+    """The checkpoint is missing, truncated, or not one of ours."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "bad_checkpoint"
+
+
+class BadSetting(ServiceError):
+    """A variable of the environment has a value that its setting cannot have."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "bad_setting"
+
+
+def from_status(error: grpc.aio.AioRpcError) -> ServiceError | None:
+    """The refusal that a service sent, or PeerUnavailable when none answered; None for any other failure."""
+    sent = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+    message = error.details() or ""
+    for refusal in ServiceError.__subclasses__():
+        if refusal.reason == sent.get(REASON_KEY):
+            return refusal.relayed(message, _retry_after_s(sent))
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return PeerUnavailable(f"a service that is needed does not answer: {message}", retry_after_s=1.0)
+    return None
+
+
+def refusal_in(error: BaseException) -> ServiceError | None:
+    """The refusal behind an exception: itself, another service's status, or one in a task group."""
+    if isinstance(error, ServiceError):
+        return error
+    if isinstance(error, grpc.aio.AioRpcError):
+        return from_status(error)
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for part in error.exceptions if (found := refusal_in(part))), None)
+    return None
+
+
+def _retry_after_s(sent: dict[str, str]) -> float | None:
+    try:
+        retry_after_s = float(sent.get(RETRY_KEY, "nan"))
+    except ValueError:
+        return None
+    return retry_after_s if math.isfinite(retry_after_s) else None

@@ -1,0 +1,93 @@
+"""What must be true of a request before anything is stored for it."""
+
+import asyncio
+import io
+import math
+import re
+
+from PIL import Image
+
+from livevideo.v1.session_pb2 import AnnounceRequest, Model, OpenRequest
+from services.errors import BadRequest, NoEngine, UnknownModel
+
+MAX_IMAGE_BYTES = 4 << 20
+MAX_PROMPT_BYTES = 2000
+MAX_SLOTS = 4096
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
+_ADDRESS = re.compile(r"[!-~]{1,200}:[0-9]{1,5}")
+
+# Pillow itself then refuses anything more than twice as large, before a picture is even asked for its size.
+Image.MAX_IMAGE_PIXELS = 4096 * 4096
+
+
+def chosen_model(name: str, live: dict[str, Model], known: set[str]) -> Model:
+    """The model that `name` asks for; "" is the only one. Raises UnknownModel, NoEngine, BadRequest."""
+    listed = ", ".join(sorted(live)) or "none"
+    if name in live:
+        return live[name]
+    if name in known or not known:
+        raise NoEngine(f"no engine serves model {name!r} now; try again soon", retry_after_s=2.0)
+    if name:
+        raise UnknownModel(f"no engine has announced a model {name[:80]!r}; there are: {listed}")
+    if not live:
+        raise NoEngine("no engine serves any model now; try again soon", retry_after_s=2.0)
+    if len(live) > 1:
+        raise BadRequest("model", f"is empty and there are several; choose one of: {listed}")
+    return next(iter(live.values()))
+
+
+async def check_open(request: OpenRequest, model: Model) -> None:
+    """Raises BadRequest for a field that cannot be: the tenant, the prompt, the picture."""
+    if request.tenant and not _NAME.fullmatch(request.tenant):
+        raise BadRequest("tenant", "must be 1 to 128 letters, digits or _ . : -")
+    prompt_bytes = len(request.prompt.encode())
+    if prompt_bytes > MAX_PROMPT_BYTES:
+        raise BadRequest("prompt", f"has {prompt_bytes} bytes; send at most {MAX_PROMPT_BYTES}")
+    if len(request.image) > MAX_IMAGE_BYTES:
+        raise BadRequest("image", f"has {len(request.image)} bytes; send at most {MAX_IMAGE_BYTES}")
+    if request.image:
+        await asyncio.to_thread(check_image, request.image, model.width_px, model.height_px)
+
+
+def check_image(encoded: bytes, width_px: int, height_px: int) -> None:
+    """Raises BadRequest unless it is a PNG or JPEG of exactly this size; decoded only if its header is."""
+    unreadable = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+    try:
+        picture = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))
+    except unreadable as error:
+        raise BadRequest("image", "is not a PNG or JPEG file; send one of these") from error
+    with picture:
+        if picture.size != (width_px, height_px):
+            width, height = picture.size
+            raise BadRequest(
+                "image", f"is {width}x{height}; this model takes {width_px}x{height_px}: resize it"
+            )
+        try:
+            picture.load()
+        except unreadable as error:
+            raise BadRequest("image", "is cut short or damaged; send the whole file") from error
+
+
+def check_announce(request: AnnounceRequest) -> None:
+    """Raises BadRequest for a replica that could not be found, named or counted."""
+    model = request.model
+    if not _NAME.fullmatch(request.replica):
+        raise BadRequest("replica", "must be 1 to 128 letters, digits or _ . : -")
+    if not _ADDRESS.fullmatch(request.address):
+        raise BadRequest("address", f"is {request.address[:80]!r}; it must be host:port")
+    if not _MODEL_NAME.fullmatch(model.name):
+        raise BadRequest("model.name", "must be 1 to 64 letters, digits or _ . -")
+    if not (model.width_px and model.height_px):
+        raise BadRequest("model", f"is {model.width_px}x{model.height_px} pixels; both must be above 0")
+    if not (math.isfinite(model.frames_per_second) and model.frames_per_second > 0):
+        raise BadRequest("model.frames_per_second", f"is {model.frames_per_second}; it must be above 0")
+    if request.slots > MAX_SLOTS:
+        raise BadRequest("slots", f"is {request.slots}; at most {MAX_SLOTS}")
+    if not (math.isfinite(request.step_s) and request.step_s >= 0):
+        raise BadRequest("step_s", f"is {request.step_s}; it must be 0 or more")
+
+
+def check_replica(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise BadRequest("replica", "must be 1 to 128 letters, digits or _ . : -")

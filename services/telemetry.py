@@ -1,0 +1,100 @@
+"""What the services measure and log: the metrics by name, and one JSON line for each event.
+
+Metrics are in base units and labelled by tenant and model, never by session. A step and a tick serve several
+tenants at once, so those metrics have no tenant.
+"""
+
+import json
+import logging
+import sys
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Edges lie on what players can tell apart: one frame (42 ms), one and a half, two, then the 350 ms promise.
+_EDGES_S = (0.005, 0.01, 0.02, 0.042, 0.0625, 0.083, 0.1, 0.15, 0.25, 0.35, 0.5, 1.0, 2.5)
+
+CONTROL_TO_FRAME = Histogram(
+    "control_to_frame_seconds",
+    "From a control being received to the first frame that obeys it being sent",
+    ("tenant", "model"),
+    buckets=_EDGES_S,
+)
+FRAME_INTERVAL = Histogram(
+    "frame_interval_seconds",
+    "Between one frame of a session being sent and the next",
+    ("tenant", "model"),
+    buckets=_EDGES_S,
+)
+TICK_LATENESS = Histogram(
+    "tick_lateness_seconds", "How long after its time a tick began", ("model",), buckets=_EDGES_S
+)
+STEP = Histogram(
+    "step_seconds",
+    "One network evaluation, for all sessions that shared it",
+    ("model",),
+    buckets=_EDGES_S,
+)
+DECODE = Histogram("decode_seconds", "From one latent to its pixels", ("tenant", "model"), buckets=_EDGES_S)
+SESSIONS_LIVE = Gauge("sessions_live", "Sessions that an engine plays now", ("tenant", "model"))
+SLOTS_FREE = Gauge("slots_free", "Slots of this engine that no session holds", ("model",))
+CONTROLS_REFUSED = Counter(
+    "controls_refused_total", "Controls that changed nothing", ("tenant", "model", "reason")
+)
+LATENTS_SKIPPED = Counter(
+    "latents_skipped_total", "Latents that a session did not get in their tick", ("tenant", "model", "reason")
+)
+
+
+class Log:
+    """One service's log: each call is an event in the past tense, with its fields."""
+
+    def __init__(self, service: str) -> None:
+        self._logger = logging.getLogger(f"services.{service}")
+        self._service = service
+
+    def info(self, event: str, **fields: Any) -> None:
+        self._write(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self._write(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        self._write(logging.ERROR, event, fields)
+
+    def exception(self, event: str, error: BaseException, **fields: Any) -> None:
+        """An event that nobody foresaw, with the traceback of `error`."""
+        self._write(logging.ERROR, event, {**fields, "traceback": "".join(traceback.format_exception(error))})
+
+    def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
+        self._logger.log(level, event, extra={"service": self._service, "fields": fields})
+
+
+class JsonLines(logging.Formatter):
+    """Each record as one line of JSON; records of other libraries become events too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "service": getattr(record, "service", record.name),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def logger(service: str) -> Log:
+    """The log of one service, e.g. `logger("control").info("session seated", session=session_id)`."""
+    return Log(service)
+
+
+def start_logging(level: str = "INFO") -> None:
+    """Sends every log line to standard error as JSON, instead of whatever was set before."""
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(JsonLines())
+    logging.basicConfig(level=level.upper(), handlers=[lines], force=True)

@@ -1,0 +1,177 @@
+"""The recorders: resumable, reproducible, and steered by the keys that they write down."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aapt.worlds.clips import Episode, episode_paths, load_episodes
+from aapt.worlds.record import preview, record_one
+
+SEED = 2  # even: not mirrored
+
+
+def episode(caption: str = "nothing", frames: int = 3) -> Episode:
+    picture = np.arange(frames * 8 * 8 * 3, dtype=np.uint8).reshape(frames, 8, 8, 3)
+    keys = np.eye(frames, 4, dtype=np.uint8)
+    return Episode(picture, keys, np.ones((frames, 4), np.float32), caption)
+
+
+def test_an_episode_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = episode("a caption, with öä")
+    written.save(tmp_path / "episode-00000.npz")
+    (read,) = load_episodes(tmp_path)
+    assert read.caption == written.caption
+    for name in ("frames", "controls", "poses"):
+        kept, made = getattr(read, name), getattr(written, name)
+        assert kept.dtype == made.dtype
+        np.testing.assert_array_equal(kept, made)
+
+
+def test_a_recording_that_exists_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "episode-00004.npz"
+    episode("already there").save(path)
+    assert record_one("no_such_world", tmp_path, 1.0, 4) == 0
+    assert Episode.load(path).caption == "already there"
+
+
+def test_a_half_written_file_is_never_taken_for_an_episode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def power_cut(file: object, **arrays: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez_compressed", power_cut)
+        with pytest.raises(KeyboardInterrupt):
+            episode().save(tmp_path / "episode-00000.npz")
+    assert list(tmp_path.iterdir()), "the interrupted writer leaves its partial file"
+    with pytest.raises(FileNotFoundError, match="record"):
+        episode_paths(tmp_path)
+    episode().save(tmp_path / "episode-00000.npz")
+    assert len(episode_paths(tmp_path)) == 1
+
+
+def test_a_folder_without_episodes_names_the_command_that_records(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"python -m aapt\.worlds record"):
+        list(load_episodes(tmp_path))
+
+
+def test_the_preview_shows_one_row_for_each_episode(tmp_path: Path) -> None:
+    for number in range(3):
+        episode(frames=49).save(tmp_path / f"episode-{number:05d}.npz")
+    preview(tmp_path, tmp_path / "preview.png", 2)
+    with Image.open(tmp_path / "preview.png") as sheet:
+        assert sheet.size == (3 * 8, 2 * 8)
+
+
+@pytest.fixture
+def road() -> ModuleType:
+    pytest.importorskip("Box2D", reason="needs the games: pip install -e 'libs/aapt[worlds]'")
+    return importlib.import_module("aapt.worlds.road")
+
+
+@pytest.fixture
+def maze() -> ModuleType:
+    pytest.importorskip("vizdoom", reason="needs the games: pip install -e 'libs/aapt[worlds]'")
+    return importlib.import_module("aapt.worlds.maze")
+
+
+def test_the_same_seed_records_the_same_drive(road: ModuleType) -> None:
+    first, second, other = road.play(SEED, 1.0), road.play(SEED, 1.0), road.play(SEED + 2, 1.0)
+    np.testing.assert_array_equal(first.frames, second.frames)
+    np.testing.assert_array_equal(first.controls, second.controls)
+    np.testing.assert_array_equal(first.poses, second.poses)
+    assert first.caption == second.caption
+    assert not np.array_equal(first.frames, other.frames)
+
+
+def test_a_recording_has_one_row_of_keys_and_one_pose_for_each_frame(road: ModuleType) -> None:
+    drove = road.play(SEED, 1.0)
+    assert drove.frames.shape == (1 + road.FRAMES_PER_SECOND, road.HEIGHT_PX, road.WIDTH_PX, 3)
+    assert drove.frames.dtype == np.uint8
+    assert drove.controls.shape == (len(drove.frames), len(road.KEYS))
+    assert len(drove.poses) == len(drove.frames)
+    assert not drove.controls[0].any(), "nothing was held before the first frame"
+    assert set(np.unique(drove.controls)) <= {0, 1}
+    assert drove.caption in road.CAPTIONS
+
+
+def test_a_mirror_swaps_left_and_right_and_nothing_else(road: ModuleType) -> None:
+    drove = road.play(SEED, 1.0)
+    mirrored = road.mirrored(drove)
+    np.testing.assert_array_equal(mirrored.frames[0, :, 0], drove.frames[0, :, -1])
+    np.testing.assert_array_equal(mirrored.controls[:, :2], drove.controls[:, 1::-1])
+    np.testing.assert_array_equal(mirrored.controls[:, 2:], drove.controls[:, 2:])
+    np.testing.assert_array_equal(road.mirrored(mirrored).frames, drove.frames)
+    np.testing.assert_array_equal(road.mirrored(mirrored).poses, drove.poses)
+
+
+@pytest.mark.parametrize(("key", "sign"), [("left", 1), ("right", -1)])
+def test_the_arrow_keys_turn_the_car_their_way(road: ModuleType, key: str, sign: int) -> None:
+    before, after = drive(road, {"up", key})
+    heading = after[2] - before[2]  # anticlockwise is positive
+    assert heading * sign > 0.1
+
+
+def test_up_drives_and_down_brakes(road: ModuleType) -> None:
+    assert drive(road, {"up"})[1][3] > 3.0
+    coasting, braking = drive(road, set(), 15.0)[1][3], drive(road, {"down"}, 15.0)[1][3]
+    assert braking < coasting < 15.0
+
+
+def drive(road: ModuleType, keys: set[str], speed_mps: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    game = road.Road(SEED)
+    game.place(0, 0.0, 0.0, speed_mps)
+    before = game.pose
+    held = np.array([key in keys for key in road.KEYS], np.uint8)
+    for _ in range(road.FRAMES_PER_SECOND):
+        game.step(held)
+    return before, game.pose
+
+
+def test_the_same_seed_records_the_same_walk(maze: ModuleType) -> None:
+    first, second = maze.play(1, 1.0), maze.play(1, 1.0)
+    assert first.frames.shape == (1 + maze.FRAMES_PER_SECOND, maze.HEIGHT_PX, maze.WIDTH_PX, 3)
+    assert first.controls.shape == (len(first.frames), len(maze.KEYS))
+    np.testing.assert_array_equal(first.frames, second.frames)
+    np.testing.assert_array_equal(first.controls, second.controls)
+    np.testing.assert_array_equal(first.poses, second.poses)
+
+
+def test_recording_leaves_nothing_where_it_was_started(
+    maze: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    maze.play(1, 0.1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("key", "sign"), [("left", 1), ("right", -1)])
+def test_the_arrow_keys_turn_the_player_their_way(maze: ModuleType, key: str, sign: int) -> None:
+    before, after = walk(maze, key)
+    turned_deg = (after[3] - before[3] + 180) % 360 - 180
+    assert turned_deg * sign == pytest.approx(35, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("key", "direction_deg"), [("up", 0), ("down", 180), ("strafe_left", 90), ("strafe_right", -90)]
+)
+def test_the_player_moves_where_the_key_says(maze: ModuleType, key: str, direction_deg: float) -> None:
+    before, after = walk(maze, key)
+    moved = after[:2] - before[:2]
+    assert np.hypot(*moved) > 5
+    heading_deg = np.degrees(np.arctan2(moved[1], moved[0])) - before[3]
+    assert (heading_deg - direction_deg + 180) % 360 - 180 == pytest.approx(0, abs=10)
+
+
+def walk(maze: ModuleType, key: str) -> tuple[np.ndarray, np.ndarray]:
+    held = np.array([key == name for name in maze.KEYS], np.uint8)
+    with maze.Maze(2) as game:
+        before = game.pose
+        for _ in range(10):
+            game.step(held)
+        return before, game.pose
