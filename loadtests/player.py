@@ -82,7 +82,7 @@ class Player:
         movie: Movie | None = None,
         on_frame: Callable[[Measurements], None] = lambda _: None,
     ) -> Report:
-        """Play for `seconds` after the first frame, and report. Raises grpc.aio.AioRpcError where it is refused."""
+        """Play for `seconds` after the first frame, and report. Raises AioRpcError where it is refused."""
         opened_at_s = time.monotonic()
         session = await self._open(wanted or OpenRequest())
         measured = Measurements(1 / session.model.frames_per_second, opened_at_s)
@@ -150,6 +150,10 @@ class Player:
             yield WatchRequest(shown=Shown(frame_index=await shown.get()))
 
 
+def _advance(progress: "tqdm[None]") -> None:
+    progress.update()
+
+
 async def _play(options: argparse.Namespace) -> Report:
     player = Player(Addresses(options.sessions, options.control, options.frames))
     movie = Movie(options.save) if options.save else None
@@ -165,7 +169,7 @@ async def _play(options: argparse.Namespace) -> Report:
                 wanted=wanted,
                 picture_format=options.format,
                 movie=movie,
-                on_frame=lambda measured: progress.update(),
+                on_frame=lambda measured: _advance(progress),
             )
         finally:
             if movie is not None:
@@ -175,7 +179,9 @@ async def _play(options: argparse.Namespace) -> Report:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m loadtests.player", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m loadtests.player",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name in ("sessions", "control", "frames"):
         parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")

@@ -11,7 +11,7 @@ STAGES = ("control_path", "tick_wait", "step", "decode", "encode", "send")
 
 @dataclass(frozen=True)
 class Report:
-    """One session as its player saw it. Times in seconds; percentiles of what was measured; 0 where nothing was.
+    """One session as its player saw it. Times in seconds; 0 where nothing was measured.
 
     late_ratio: frames that came more than one frame period after their place in time. The place moves with a
     stall, so that one stall is not counted for ever.

@@ -154,7 +154,7 @@ async def check(settings: Settings, seconds: float) -> dict[str, Any]:
 
 def played_in_real_time(report: dict[str, Any], frames_per_second: float = 24.0) -> bool:
     """Whether a player would have been content: full pace, next to no late frame, none lost or repeated."""
-    return (
+    return bool(
         report["fps"] >= 0.98 * frames_per_second
         and report["late_ratio"] <= FAST_ENOUGH_LATE_RATIO
         and report["index_gaps"] == 0
@@ -194,15 +194,21 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m services.play", description=__doc__)
     parser.add_argument("--preset", default="road", help="which of checkpoints/ to play (default: road)")
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder from elsewhere")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
+    )
     parser.add_argument("--grpc-port", type=int, default=50051, help="0: a free one (default: 50051)")
     parser.add_argument("--metrics-port", type=int, default=0, help="for Prometheus (default: none)")
     parser.add_argument("--frames-per-second", type=float, default=0.0, help="default: the model's own")
-    parser.add_argument("--slots", type=int, default=4, help="sessions at once, if the machine is fast enough")
+    parser.add_argument(
+        "--slots", type=int, default=4, help="sessions at once, if the machine is fast enough"
+    )
     parser.add_argument("--redis-url", default="", help="an external Redis or Valkey (default: embedded)")
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     parser.add_argument("--check", type=float, metavar="SECONDS", help="play by itself, measure, and say so")
-    parser.add_argument("--json", action="store_true", help="with --check: print nothing but one line of JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="with --check: print nothing but one line of JSON"
+    )
     return parser.parse_args()
 
 

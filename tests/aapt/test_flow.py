@@ -19,7 +19,7 @@ def test_at_time_zero_the_estimate_is_the_input_whatever_the_network_says() -> N
 
 def test_the_grid_is_the_papers() -> None:
     grid = time_grid(32, 24.0)
-    assert (len(grid), grid[0], grid[-1]) == (33, 0, 1)
+    assert (len(grid), float(grid[0]), float(grid[-1])) == (33, 0.0, 1.0)
     torch.testing.assert_close(grid[1:5], torch.tensor([0.4364, 0.6154, 0.7129, 0.7742]), atol=1e-4, rtol=0)
 
 

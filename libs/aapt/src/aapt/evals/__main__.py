@@ -29,7 +29,9 @@ def main() -> None:
     drift.add_argument("--checkpoint", type=Path, default=Path("checkpoints/road"))
     drift.add_argument("--data", type=Path, required=True, help="folder of recordings; the last 8 are judged")
     drift.add_argument("--seconds", type=float, default=10.0)
-    drift.add_argument("--sheet", type=Path, help="write a picture: what happened above, what was dreamt below")
+    drift.add_argument(
+        "--sheet", type=Path, help="write a picture: what happened above, what was dreamt below"
+    )
     curves = commands.add_parser("curves", help="plot the curves of training runs")
     curves.add_argument("--runs", type=Path, nargs="+", required=True)
     curves.add_argument("--out", type=Path, default=Path("curves.png"))

@@ -104,7 +104,9 @@ def encode_episode(vae: VideoVAE, path: Path) -> EncodedEpisode:
     controls = torch.from_numpy(recorded.controls[1:length]).float()
     span = LATENTS_AT_ONCE * FRAMES_PER_LATENT
     # A latent depends on its own frames alone, so a recording may be encoded in pieces.
-    latents = [vae.encode(to_video(frames[i : i + span + 1])[None])[0, 1:] for i in range(0, length - 1, span)]
+    latents = [
+        vae.encode(to_video(frames[i : i + span + 1])[None])[0, 1:] for i in range(0, length - 1, span)
+    ]
     return EncodedEpisode(
         torch.cat([vae.encode(start[:, None])[:, 0] for start in starts.split(LATENTS_AT_ONCE)]).half(),
         torch.cat(latents).half(),
