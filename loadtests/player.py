@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from tqdm import tqdm
@@ -150,7 +151,7 @@ class Player:
             yield WatchRequest(shown=Shown(frame_index=await shown.get()))
 
 
-def _advance(progress: "tqdm[None]") -> None:
+def _advance(progress: "tqdm[Any]") -> None:
     progress.update()
 
 
@@ -161,6 +162,7 @@ async def _play(options: argparse.Namespace) -> Report:
     if options.image:
         wanted.image = options.image.read_bytes()
     total = round(options.seconds * 24)
+    progress: tqdm[Any]
     with tqdm(total=total, unit="frame", disable=options.json) as progress:
         try:
             return await player.play(
