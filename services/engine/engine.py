@@ -116,6 +116,7 @@ class Engine:
         self, residence: Residence, mailbox: Mailbox, image: Tensor | None, prompt: str, seed: int
     ) -> None:
         """Begin a session at the beginning; its latent 0 goes out with the first credit."""
+        residence.check()
         latent = await self._in_world(lambda: self._world.open(residence.slot, image, prompt, seed))
         turn = Turn(keys=(0.0,) * len(self.keys), control_seq=0)
         residence.begin(mailbox, 1, Made(0, latent, self._rows(turn), turn), self.clock())
@@ -124,6 +125,7 @@ class Engine:
         self, residence: Residence, mailbox: Mailbox, past: Past, prompt: str, seed: int
     ) -> None:
         """Go on with a session that was played elsewhere. Raises ValueError where `past` does not do."""
+        residence.check()
         await self._in_world(lambda: self._world.resume(residence.slot, past, prompt, seed))
         residence.begin(mailbox, max(past.latents) + 1, None, self.clock())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from services.engine.mailbox import Mailbox, Turn
-from services.errors import ServiceError
+from services.errors import ServiceError, SessionClosed
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ class Residence:
             self._error = error
             self._made.put_nowait(None)
             self._free(self)
+
+    def check(self) -> None:
+        """Raises what ended the stay, if anything did: a slot that was given back must not be used."""
+        if self._has_ended:
+            raise self._error or SessionClosed("the session has ended; open a new one")
 
     async def take(self) -> Made | None:
         """The next latent, None where the stay has ended. Raises the refusal that ended it."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = telemetry.logger("engine")
 
 _CLAIM_TIMEOUT_S = 5.0
+_RETRY_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,10 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._tasks = [asyncio.create_task(self.engine.run()), asyncio.create_task(self._announce())]
 
     async def stop(self) -> None:
+        await self.engine.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.engine.stop()
         if self._address:
             with suppress(grpc.aio.AioRpcError):
                 await self._sessions.Announce(self._announcement(), timeout=1.0)
@@ -179,7 +180,8 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
                             "announcement not heard", status=error.code().name, details=error.details()
                         )
                     is_heard = False
-            await asyncio.sleep(self._settings.announce_period_s)
+            period_s = self._settings.announce_period_s
+            await asyncio.sleep(period_s if is_heard else min(_RETRY_S, period_s))
 
     def _announcement(self) -> AnnounceRequest:
         return AnnounceRequest(
