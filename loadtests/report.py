@@ -77,7 +77,8 @@ class Measurements:
             self.control_to_frame_s.append(now_s - self.sent_at_s.pop(seq))
         if frame.HasField("times") and frame.index:
             for stage in STAGES:
-                self.stages_s[stage].append(getattr(frame.times, f"{stage}_s"))
+                if took_s := getattr(frame.times, f"{stage}_s"):  # 0: not measured for this latent
+                    self.stages_s[stage].append(took_s)
 
     def _place(self, index: int, now_s: float) -> None:
         if index == 0:  # the first picture is there at once; the pace begins with what is generated

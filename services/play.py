@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import webbrowser
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from services.engine.service import Settings as EngineSettings
 from services.errors import BadCheckpoint, ServiceError
 from services.sessions.service import SessionService
 from services.sessions.service import Settings as SessionsSettings
+from services.web.service import Settings as WebSettings
+from services.web.service import WebService
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 FAST_ENOUGH_LATE_RATIO = 0.01
@@ -47,10 +50,19 @@ class Settings:
     checkpoint: Path = CHECKPOINTS / "road"
     host: str = "127.0.0.1"
     grpc_port: int = 50051
+    web_port: int = 8080
     metrics_port: int = 0  # 0: no metrics
     frames_per_second: float = 0.0  # 0: the model's own
     slots: int = 4
     redis_url: str = ""  # empty: an embedded Valkey
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a running world is reached: host:port of every gRPC service, and the page."""
+
+    grpc: str
+    page: str
 
 
 class Together:
@@ -74,7 +86,7 @@ class Together:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[str]:
+async def running(settings: Settings) -> AsyncIterator[Addresses]:
     """Everything, up and ready, for as long as the block lasts. Raises BadCheckpoint, PortTaken."""
     try:
         model = checkpoint.load(settings.checkpoint)
@@ -96,11 +108,23 @@ async def running(settings: Settings) -> AsyncIterator[str]:
         ]
     )
     host = Host(together, address=address)
+    web = WebService(
+        WebSettings(
+            page_address=f"{settings.host}:{settings.web_port}",
+            sessions_address=address,
+            control_address=address,
+            frames_address=address,
+        )
+    )
     if settings.metrics_port:
         app.serve_metrics(settings.host, settings.metrics_port)
     await host.start()
     try:
-        yield address
+        await web.start()
+        try:
+            yield Addresses(address, f"http://{web.page_address}")
+        finally:
+            await web.stop()
     finally:
         await host.stop()
 
@@ -123,14 +147,21 @@ def _free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
-async def play(settings: Settings) -> None:
+async def play(settings: Settings, *, opens_browser: bool) -> None:
     """Serve until SIGINT or SIGTERM."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with running(settings) as address:
-        print(f"\n  A world is awake at gRPC {address}. Ctrl-C stops it.\n", flush=True)
+    async with running(settings) as addresses:
+        print(f"\n  A world is awake. Drive it with the arrow keys:\n\n    page   {addresses.page}")
+        print(f"    gRPC   {addresses.grpc}\n\n  Ctrl-C stops it.\n", flush=True)
+        if opens_browser and _has_screen():
+            webbrowser.open(addresses.page)
         await stopped.wait()
+
+
+def _has_screen() -> bool:
+    return sys.platform in ("darwin", "win32") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
 
 
 async def check(settings: Settings, seconds: float) -> dict[str, Any]:
@@ -138,7 +169,8 @@ async def check(settings: Settings, seconds: float) -> dict[str, Any]:
 
     Raises RuntimeError where the player could not play.
     """
-    async with running(settings) as address:
+    async with running(settings) as addresses:
+        address = addresses.grpc
         player = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "loadtests.player", "--script", "road-lap", "--seconds", f"{seconds:g}"),
             *("--sessions", address, "--control", address, "--frames", address, "--json"),
@@ -169,6 +201,7 @@ def main() -> int:
         checkpoint=chosen,
         host=options.host,
         grpc_port=0 if options.check else options.grpc_port,
+        web_port=0 if options.check else options.web_port,
         metrics_port=options.metrics_port,
         frames_per_second=options.frames_per_second,
         slots=options.slots,
@@ -177,7 +210,7 @@ def main() -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             if not options.check:
-                runner.run(play(settings))
+                runner.run(play(settings, opens_browser=not options.no_browser))
                 return 0
             report = runner.run(check(settings, options.check))
         except (ServiceError, RuntimeError) as refusal:
@@ -198,6 +231,10 @@ def _options() -> argparse.Namespace:
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
     parser.add_argument("--grpc-port", type=int, default=50051, help="0: a free one (default: 50051)")
+    parser.add_argument(
+        "--web-port", type=int, default=8080, help="of the page; 0: a free one (default: 8080)"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page by itself")
     parser.add_argument("--metrics-port", type=int, default=0, help="for Prometheus (default: none)")
     parser.add_argument("--frames-per-second", type=float, default=0.0, help="default: the model's own")
     parser.add_argument(

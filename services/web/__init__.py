@@ -1,0 +1,1 @@
+"""The page: a browser plays by keyboard and touch."""
