@@ -28,7 +28,7 @@ log = telemetry.logger("web")
 
 
 class PagePlayer:
-    """Opens a session for the page, carries its keys there and the frames back, and closes it with the page."""
+    """Opens a session for the page, carries keys there and frames back, and closes it with the page."""
 
     def __init__(
         self,
