@@ -181,6 +181,9 @@ class Engine:
 
         def timed() -> tuple[dict[int, Tensor], float]:
             start_s = self.clock()
+            for slot, turn in turns.items():
+                if turn.prompt is not None:
+                    self._world.set_prompt(slot, turn.prompt)
             return self._world.step(controls), self.clock() - start_s
 
         try:

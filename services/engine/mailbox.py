@@ -20,7 +20,7 @@ class Turn:
     pitch_rad: float = 0.0
     camera: CameraPose | None = None
     body: BodyPose | None = None
-    prompt: str | None = None
+    prompt: str | None = None  # a new one; None: it has not changed
 
 
 @dataclass
@@ -87,6 +87,7 @@ class Mailbox:
     def take(self) -> Turn:
         """What the next latent must obey; what has come since the last call counts as obeyed from now on."""
         waiting, self._waiting = self._waiting, _Waiting()
+        prompt, self._prompt = self._prompt, None
         down = self._held | waiting.pressed
         self._obeyed_seq = max(self._obeyed_seq, self._newest_seq)
         return Turn(
@@ -100,5 +101,5 @@ class Mailbox:
             pitch_rad=waiting.pitch_rad,
             camera=self._camera,
             body=self._body,
-            prompt=self._prompt,
+            prompt=prompt,
         )

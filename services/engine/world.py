@@ -21,6 +21,10 @@ class World(Protocol):
         """One more latent for each slot in `controls` ([4, k]: a row for each video frame)."""
         ...
 
+    def set_prompt(self, slot: int, prompt: str) -> None:
+        """From the next latent on, the session's world should look like this."""
+        ...
+
     def resume(self, slot: int, past: Past, prompt: str, seed: int) -> None:
         """Go on in a free slot with a session that was played elsewhere."""
         ...

@@ -146,3 +146,17 @@ def test_a_slot_that_is_taken_or_unknown_is_refused(model: Model) -> None:
 def test_an_image_of_another_size_is_refused_with_both_sizes(model: Model) -> None:
     with pytest.raises(ValueError, match=r"\(7, 9, 3\).*\(32, 32, 3\)"):
         Rollout(model, 1).open(0, torch.zeros(7, 9, 3, dtype=torch.uint8), "", SEED)
+
+
+def test_a_new_prompt_changes_what_comes_and_nobody_else(model: Model) -> None:
+    held = controls(8)
+    alone = play(model, held)
+    rollout = Rollout(model, 2)
+    rollout.open(0, None, "a test", SEED)
+    rollout.open(1, None, "a test", SEED)
+    for i in range(1, 5):
+        rollout.step({0: held[i], 1: held[i]})
+    rollout.set_prompt(1, "something else")
+    made = rollout.step({0: held[5], 1: held[5]})
+    torch.testing.assert_close(made[0], alone[5], atol=CLOSE, rtol=0)
+    assert not torch.allclose(made[1], alone[5])

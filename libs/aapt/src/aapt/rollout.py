@@ -102,6 +102,12 @@ class Rollout:
         return latents
 
     @torch.inference_mode()
+    def set_prompt(self, slot: int, prompt: str) -> None:
+        """Change what a session's world should look like, from its next latent on; its past stays."""
+        self._session(slot)
+        self._model.dit.read_text(self._encode(prompt)[None], self._cache, slot)
+
+    @torch.inference_mode()
     def resume(self, slot: int, past: Past, prompt: str, seed: int) -> None:
         """Take up a session that was played elsewhere, by one block-causal pass over what is left of its
         past.
