@@ -24,7 +24,8 @@ import uvloop
 
 from aapt import checkpoint
 from aapt.rollout import Rollout
-from livevideo.v1.session_pb2 import Model
+from livevideo.v1 import session_pb2_grpc
+from livevideo.v1.session_pb2 import ListModelsRequest, Model
 from services import app, telemetry
 from services.app import Host, Service
 from services.control.service import ControlService
@@ -41,6 +42,7 @@ from services.web.service import WebService
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 FAST_ENOUGH_LATE_RATIO = 0.01
+READY_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         app.serve_metrics(settings.host, settings.metrics_port)
     await host.start()
     try:
+        await _until_announced(address)
         await web.start()
         try:
             yield Addresses(address, f"http://{web.page_address}")
@@ -127,6 +130,15 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
             await web.stop()
     finally:
         await host.stop()
+
+
+async def _until_announced(address: str) -> None:
+    """Until *sessions* knows of the engine: who comes before that would be refused."""
+    async with app.open_channel(address) as channel:
+        stub = session_pb2_grpc.SessionServiceStub(channel)
+        async with asyncio.timeout(READY_S):
+            while not (await stub.ListModels(ListModelsRequest())).models:  # noqa: ASYNC110 (another service)
+                await asyncio.sleep(0.05)
 
 
 def _described(model: checkpoint.Model, frames_per_second: float) -> Model:
