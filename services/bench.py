@@ -1,6 +1,6 @@
 """What a session costs on this machine: `make bench`, or `python -m services.bench --minutes 1`.
 
-Everything that `make play` starts runs in one process, the player in this one, and every frame goes through gRPC.
+Everything that `make play` starts runs in one process, the player in this one; every frame goes through gRPC.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -94,7 +95,7 @@ async def _play(pid: int, address: str, minutes: float, script: str, started_s: 
     kept: list[Measurements] = []
     memory_mb: list[float] = []
     first_frame_s: list[float] = []
-    progress: tqdm[None] = tqdm(total=round(minutes * 60 * 24), unit="frame", file=sys.stderr)
+    progress: tqdm[Any] = tqdm(total=round(minutes * 60 * 24), unit="frame", file=sys.stderr)
 
     def watch(measured: Measurements) -> None:
         progress.update()
@@ -139,10 +140,14 @@ async def _until_open(address: str) -> None:
 
 async def _sample(pid: int, memory_mb: list[float]) -> None:
     while True:
-        status = Path(f"/proc/{pid}/status")  # Linux; elsewhere memory reads 0
-        lines = status.read_text().splitlines() if status.exists() else []
-        memory_mb.append(next((int(x.split()[1]) / 1024 for x in lines if x.startswith("VmRSS")), 0.0))
+        memory_mb.append(_resident_mb(pid))
         await asyncio.sleep(SAMPLE_S)
+
+
+def _resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status")  # Linux; elsewhere memory reads 0
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 
 def _free_ports() -> tuple[int, int]:
