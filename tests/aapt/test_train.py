@@ -88,7 +88,8 @@ def test_a_run_that_was_stopped_takes_the_steps_of_one_that_was_not(
             model = untrained(DEBUG)
             config = LoopConfig(steps=steps, learning_rate=1e-3, warmup_steps=100, evaluate_every=99)
             train(adapt(model, clips(model, episodes, tmp_path)), config, tmp_path / run)
-        return torch.load(tmp_path / run / "state.pt", weights_only=True)["model"]
+        state: dict[str, torch.Tensor] = torch.load(tmp_path / run / "state.pt", weights_only=True)["model"]
+        return state
 
     whole, resumed = weights("whole", 6), weights("resumed", 3, 6)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -39,7 +39,7 @@ class Echo(control_pb2_grpc.ControlServiceServicer):
 
     async def stop(self) -> None: ...
 
-    async def Send(  # type: ignore[override]
+    async def Send(
         self, request_iterator: AsyncIterator[ControlEvent], context: Any
     ) -> AsyncIterator[ControlReceipt]:
         try:

@@ -1,7 +1,7 @@
 """Everything at once: the services of `make play` on free ports, with the shipped model."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -59,7 +59,9 @@ class Client:
                         raise
                     await asyncio.sleep(0.1)
 
-    async def watch(self, session: Session, picture_format: int = FRAME_FORMAT_RGB8) -> AsyncIterator[Frame]:
+    async def watch(
+        self, session: Session, picture_format: int = FRAME_FORMAT_RGB8
+    ) -> AsyncGenerator[Frame, None]:
         """Frames as they come, shown as they come while `is_showing`."""
         shown: asyncio.Queue[int] = asyncio.Queue()
 
