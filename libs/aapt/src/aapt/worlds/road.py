@@ -24,7 +24,9 @@ FRAMES_PER_SECOND = 24
 WIDTH_PX, HEIGHT_PX = 128, 80
 VIEW_WIDTH_M = 44.0  # what the camera sees from edge to edge, in the game's metres
 CAR_HEIGHT_IN_VIEW = 0.72  # where the car stands, from the top
-CRUISE_SPEED_MPS = 26.0  # the engine gives no more gas above this
+# No more gas above this: a latent then moves the picture by less than one of its own cells.
+CRUISE_SPEED_MPS = 12.0
+STEERING_RAD = 0.27  # of the front wheels while a key is held: a turn of ten metres
 SUPERSAMPLING = 2
 PHYSICS_STEPS_PER_FRAME = 2
 CAPTIONS = (
@@ -85,7 +87,7 @@ class Road:
         # Letting go slows the car down, as a player expects; the game itself would coast for ever.
         brake = 0.35 if down else (0.0 if up else 0.04)
         for _ in range(PHYSICS_STEPS_PER_FRAME):
-            self._game.drive(0.35 * (int(left) - int(right)), gas, brake)
+            self._game.drive(STEERING_RAD * (int(left) - int(right)), gas, brake)
 
     def picture(self) -> np.ndarray:
         """The frame, [80, 128, 3] uint8."""
@@ -156,7 +158,7 @@ class Driver:
         self._frames_left = 0
         self._keys = np.zeros(4, np.uint8)
         self._aim_m = 0.0
-        self._cruise_mps = 20.0
+        self._cruise_mps = 10.0
         self._clumsiness = 0.0
 
     def keys(self, pose: np.ndarray) -> np.ndarray:
@@ -184,7 +186,7 @@ class Driver:
         }
         self._frames_left = int(seconds[self._mood] * FRAMES_PER_SECOND)
         self._aim_m = random.normal(0, 3.5)
-        self._cruise_mps = random.uniform(8, 30)
+        self._cruise_mps = random.uniform(4, 14)
         self._clumsiness = random.choice((0.0, 0.04, 0.12))
 
     def _follow(self, pose: np.ndarray) -> np.ndarray:
@@ -218,7 +220,7 @@ def play(seed: int, seconds: float) -> Episode:
     road = Road(seed)
     if random.random() < 0.5:
         road.place(
-            int(random.integers(10_000)), random.normal(0, 3), random.normal(0, 0.25), random.uniform(0, 24)
+            int(random.integers(10_000)), random.normal(0, 3), random.normal(0, 0.25), random.uniform(0, 12)
         )
     driver = Driver(road.track, random)
     frames, keys, poses = [road.picture()], [np.zeros(4, np.uint8)], [road.pose]
