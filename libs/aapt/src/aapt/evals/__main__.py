@@ -1,9 +1,11 @@
 """Judge a checkpoint.
 
     python -m aapt.evals drift  --checkpoint checkpoints/road --data data/road --sheet docs/rollout.png
+    python -m aapt.evals obey   --checkpoint checkpoints/road --data data/road
     python -m aapt.evals curves --runs runs/codec runs/adapt runs/distill --out checkpoints/road/curves.png
 
-`drift` plays held-out recordings under their own keys and ends with one line of JSON.
+`drift` plays held-out recordings under their own keys; `obey` asks what other keys change. Both end with one
+line of JSON.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import torch
 
 from aapt.checkpoint import load
 from aapt.evals.drift import measure_drift
+from aapt.evals.obey import measure_obedience
 from aapt.worlds.clips import episode_paths
 from aapt.worlds.latents import Clips, encode_episode
 
@@ -26,9 +29,13 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     drift = commands.add_parser("drift", help="free rollouts against what really happened")
-    drift.add_argument("--checkpoint", type=Path, default=Path("checkpoints/road"))
-    drift.add_argument("--data", type=Path, required=True, help="folder of recordings; the last 8 are judged")
-    drift.add_argument("--seconds", type=float, default=10.0)
+    obey = commands.add_parser("obey", help="what the keys change")
+    for judged in (drift, obey):
+        judged.add_argument("--checkpoint", type=Path, default=Path("checkpoints/road"))
+        judged.add_argument(
+            "--data", type=Path, required=True, help="folder of recordings; the last 8 are judged"
+        )
+        judged.add_argument("--seconds", type=float, default=10.0)
     drift.add_argument(
         "--sheet", type=Path, help="write a picture: what happened above, what was dreamt below"
     )
@@ -47,7 +54,10 @@ def main() -> None:
     clips = Clips([encode_episode(model.vae, path) for path in paths], model.text)
     length = round(options.seconds * model.preset.frames_per_second / 4)
     batch = clips.pick([(i, 3) for i in range(len(paths))], length)
-    print(json.dumps(measure_drift(model, batch, options.sheet)))
+    if options.command == "obey":
+        print(json.dumps(measure_obedience(model, batch)))
+    else:
+        print(json.dumps(measure_drift(model, batch, options.sheet)))
 
 
 if __name__ == "__main__":
