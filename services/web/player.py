@@ -48,12 +48,12 @@ class PagePlayer:
     async def play(self) -> None:
         """Until the page closes, or the session ends; why it ended is told to the page."""
         try:
-            start = await self._first_message()
+            picture_format = await self._wanted_format()
             session = await self._sessions.Open(OpenRequest(), timeout=OPEN_S)
             try:
-                await self._tell("world", **_world(session, start["format"]))
+                await self._tell("world", **_world(session, picture_format))
                 await until_one_ends(
-                    self._listen(), self._watch(session, start["format"]), self._send(session)
+                    self._listen(), self._watch(session, picture_format), self._send(session)
                 )
             finally:
                 with suppress(grpc.aio.AioRpcError):
@@ -71,20 +71,22 @@ class PagePlayer:
         finally:
             await self.socket.close()
 
-    async def _first_message(self) -> dict[str, Any]:
-        message = await self.socket.receive(timeout=OPEN_S)
-        said = _parse(message.data) if message.type == WSMsgType.TEXT else {}
-        if said.get("type") != "start" or said.get("format") not in FORMATS:
-            raise BadRequest("start.format", f"the first message must start with one of {sorted(FORMATS)}")
-        return said
+    async def _wanted_format(self) -> str:
+        try:
+            message = await self.socket.receive(timeout=OPEN_S)
+        except TimeoutError as error:
+            raise BadRequest("start", f"no message came within {OPEN_S:g} s") from error
+        match _parse(message.data) if message.type == WSMsgType.TEXT else {}:
+            case {"type": "start", "format": str(picture_format)} if picture_format in FORMATS:
+                return picture_format
+        raise BadRequest("start.format", f"the first message must start with one of {sorted(FORMATS)}")
 
     async def _listen(self) -> None:
         async for message in self.socket:
             said = _parse(message.data) if message.type == WSMsgType.TEXT else {}
             match said:
                 case {"type": "keys", "seq": int(seq), "down": [*down]} if 0 < seq < 2**63:
-                    keys = Keys(down=[str(key) for key in down])
-                    self._events.put_nowait(ControlEvent(seq=seq, keys=keys))
+                    self._events.put_nowait(ControlEvent(seq=seq, keys=_keys(down)))
                 case {"type": "shown", "index": int(index)} if 0 <= index < 2**63:
                     self._shown.put_nowait(index)
                 case _:
@@ -119,11 +121,18 @@ class PagePlayer:
 def _parse(text: str) -> dict[str, Any]:
     try:
         said = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadRequest("message", f"it is not JSON: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise BadRequest("message", f"it is not JSON that can be read: {error}") from error
     if not isinstance(said, dict):
         raise BadRequest("message", "it is JSON, but not an object")
     return said
+
+
+def _keys(down: list[object]) -> Keys:
+    try:
+        return Keys(down=[str(key) for key in down])
+    except ValueError as error:  # half of a surrogate pair: JSON can say it, UTF-8 cannot
+        raise BadRequest("keys.down", "a name is not text") from error
 
 
 def _world(session: Session, picture_format: str) -> dict[str, object]:
