@@ -26,8 +26,15 @@ def test_mirrored_exchanges_left_and_right_only() -> None:
 
 def test_a_network_that_has_learnt_nothing_reads_no_keys() -> None:
     model = untrained(DEBUG, seed=0)
-    first = torch.randn(2, 4, 4, 4)
-    batch = Batch(first, torch.randn(2, 14, 4, 4, 4), torch.ones(2, 14, 4, 4), torch.randn(2, 4, 8))
+    latents = torch.randn(2, 15, 4, 4, 4)
+    batch = Batch(
+        first=latents[:, 0],
+        latents=latents[:, 1:],
+        controls=torch.ones(2, 14, 4, 4),
+        text=torch.randn(2, 4, 8),
+        previous=latents[:, :-1],
+        index=torch.arange(1, 15).repeat(2, 1),
+    )
     numbers = measure_obedience(model, batch)
     assert numbers["error_true"] == numbers["error_mirrored"] == numbers["error_without"]
     assert numbers["turn_left_px"] == numbers["turn_right_px"]

@@ -10,12 +10,12 @@ import torch
 from aapt.checkpoint import Model, untrained
 from aapt.presets import DEBUG
 from aapt.shapes import to_video
-from aapt.train.adapt import Adapt, AdaptConfig
+from aapt.train.adapt import Adapt, AdaptConfig, recycled
 from aapt.train.codec import Codec, normalise
 from aapt.train.distill import Distill, DistillConfig
 from aapt.train.loop import LoopConfig, Stage, train
 from aapt.worlds.clips import Episode
-from aapt.worlds.latents import Clips, encode
+from aapt.worlds.latents import LATEST_INDEX, Clips, encode
 
 
 @pytest.fixture
@@ -86,7 +86,9 @@ def test_a_run_that_was_stopped_takes_the_steps_of_one_that_was_not(
     def weights(run: str, *stops: int) -> dict[str, torch.Tensor]:
         for steps in stops:
             model = untrained(DEBUG)
-            config = LoopConfig(steps=steps, learning_rate=1e-3, warmup_steps=100, evaluate_every=99)
+            config = LoopConfig(
+                steps=steps, learning_rate=1e-3, warmup_steps=100, evaluate_every=99, muon=True
+            )
             train(adapt(model, clips(model, episodes, tmp_path)), config, tmp_path / run)
         state: dict[str, torch.Tensor] = torch.load(tmp_path / run / "state.pt", weights_only=True)["model"]
         return state
@@ -101,10 +103,10 @@ def test_distillation_pulls_the_one_step_sample_to_where_the_teacher_goes(
     held = clips(model, episodes, tmp_path)
     train(adapt(model, held), LoopConfig(steps=40, learning_rate=3e-3, warmup_steps=5), tmp_path / "adapt")
     stage = Distill(model, held, held, DistillConfig(clips=2, length=5, grid_steps=4))
-    teacher = {name: value.clone() for name, value in stage._teacher.state_dict().items()}
+    teacher = {name: value.clone() for name, value in stage.teacher.state_dict().items()}
     train(stage, LoopConfig(steps=40, learning_rate=1e-3, warmup_steps=5), tmp_path / "distill")
     assert losses(tmp_path / "distill")[-1] < losses(tmp_path / "distill")[0]
-    assert all(torch.equal(value, teacher[name]) for name, value in stage._teacher.state_dict().items())
+    assert all(torch.equal(value, teacher[name]) for name, value in stage.teacher.state_dict().items())
 
 
 def test_clips_line_up_pictures_latents_and_keys(model: Model, episodes: list[Path], tmp_path: Path) -> None:
@@ -115,6 +117,52 @@ def test_clips_line_up_pictures_latents_and_keys(model: Model, episodes: list[Pa
     torch.testing.assert_close(batch.first, expected[:, 0], atol=2e-3, rtol=1e-2)
     torch.testing.assert_close(batch.latents, expected[:, 1:], atol=2e-3, rtol=1e-2)
     assert torch.equal(batch.controls[0].flatten(0, 1), torch.from_numpy(recorded.controls[49:69]).float())
+
+
+def test_a_late_clip_is_a_first_latent_and_a_later_time_under_a_later_index(
+    model: Model, episodes: list[Path], tmp_path: Path
+) -> None:
+    held = clips(model, episodes, tmp_path)
+    batch = held.batch(torch.Generator().manual_seed(3), 16, 5, late=0.5)
+    gaps = batch.index.diff(dim=1)
+    assert (gaps[:, 1:] == 1).all()
+    assert (gaps[:8, 0] >= 5).all()
+    assert (gaps[8:, 0] == 1).all()
+    assert int(batch.index.max()) <= LATEST_INDEX + 5
+    # What is recycled is the latent before, in the recording if not in the clip.
+    torch.testing.assert_close(batch.previous[:, 2:], batch.latents[:, 1:-1])
+    recorded = torch.cat([episode.latents for episode in held.episodes]).float()
+    for row in range(8):
+        places = (recorded == batch.latents[row, 1]).flatten(1).all(1).nonzero()[:, 0]
+        assert any(torch.equal(recorded[place - 1], batch.previous[row, 1]) for place in places)
+
+
+def test_own_history_is_what_the_network_makes_and_spares_the_first_picture(
+    model: Model, episodes: list[Path], tmp_path: Path
+) -> None:
+    batch = clips(model, episodes, tmp_path).batch(torch.Generator().manual_seed(1), 4, 6, late=0.5)
+    config = AdaptConfig(own_history=1.0, own_steps=5)
+    # A network that names the same clean latent whatever it sees.
+    torch.nn.init.constant_(model.dit.head.bias, 7.0)
+    previous = recycled(model.dit, batch, torch.Generator().manual_seed(2), config)
+    follows = torch.cat([torch.zeros(4, 1), batch.index.diff(dim=1) == 1], 1).bool()
+    torch.testing.assert_close(previous[follows], torch.full_like(previous[follows], 7.0))
+    assert torch.equal(previous[~follows], batch.previous[~follows])
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_bfloat16_changes_how_it_multiplies_and_not_what_it_learns(
+    episodes: list[Path], tmp_path: Path, muon: bool
+) -> None:
+    learnt = {}
+    for bfloat16 in (False, True):
+        model = untrained(DEBUG)
+        run = tmp_path / f"run-{bfloat16}"
+        config = LoopConfig(steps=40, learning_rate=3e-3, warmup_steps=5, bfloat16=bfloat16, muon=muon)
+        train(adapt(model, clips(model, episodes, tmp_path)), config, run)
+        learnt[bfloat16] = losses(run)
+        assert all(p.dtype == torch.float32 for p in model.dit.parameters())
+    assert learnt[True] == pytest.approx(learnt[False], rel=0.05)
 
 
 def test_a_diverging_run_stops_with_the_step_and_the_norm(

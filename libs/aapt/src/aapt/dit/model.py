@@ -131,18 +131,19 @@ class DiT(nn.Module):
         t: Time,
         text: Text | None,
         controls: Controls,
+        index: Int[Tensor, "b t"] | None = None,
         *,
         cache: CachePass | None = None,
     ) -> Latents:
         """Velocity of `noisy`.
 
-        Without a cache, position j of the clip is latent j + 1 and `text` is needed. With one,
-        `cache.indices` says which latents these are; their keys and values are written, and the text is the
-        one that `read_text` stored. A pass over several latents with a cache fills an empty row: it sees
-        what is in the pass, not the row.
+        Without a cache, `index` says which latents these are (ascending; none: from 1 on) and `text` is
+        needed. With one, `cache.indices` says so; their keys and values are written, and the text is the one
+        that `read_text` stored. A pass over several latents with a cache fills an empty row: it sees what is
+        in the pass, not the row.
         """
         height, width = noisy.shape[-2:]
-        index = self._index(noisy, cache)
+        index = self._index(noisy, cache) if index is None else index
         maps = self.controls(controls, height, width)
         x = self.patch(_to_tokens(torch.cat([noisy, previous, maps.to(noisy.dtype)], 2)))
         turns = rope(index, height // PATCH, width // PATCH, self.config.head_dim)

@@ -54,7 +54,18 @@ def _turn_px(model: Model, batch: Batch, key: str) -> float:
     controls[:, latents:] = 0
     for held in ("up", key):
         controls[:, latents:, :, model.preset.keys.index(held)] = 1
-    made = play(model, Batch(batch.first, batch.latents[:, : 2 * latents], controls, batch.text))
+    span = slice(2 * latents)
+    made = play(
+        model,
+        Batch(
+            batch.first,
+            batch.latents[:, span],
+            controls,
+            batch.text,
+            batch.previous[:, span],
+            batch.index[:, span],
+        ),
+    )
     video = model.vae.decode(torch.cat([batch.first[:, None], made], 1))[:, 1:]
     turned = video[:, FRAMES_PER_LATENT * (latents + SKIPPED_LATENTS) :]
     return float(sideways_px(turned).mean())

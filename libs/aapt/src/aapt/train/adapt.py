@@ -6,6 +6,7 @@ parallel from the clean latent before it. What is ours is said at `AdaptConfig`.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +24,21 @@ class AdaptConfig:
     """The paper's stage is shift 24, and zero for all that follows it.
 
     pure_noise: share of clips at t = 1, the only time that is ever served.
+    late: share of clips that are seen as if they had been played for long (`Clips.batch`).
     history_noise: largest deviation of noise on the recycled latents. It teaches a small model to live with
-    its
-      own errors before the adversarial stage does.
-    own_history: share of clips whose recycled latents are the network's own one-step predictions.
+      its own errors before the adversarial stage does.
+    own_history: share of clips whose recycled latents are the network's own, up to `own_steps` steps away
+      from the truth.
     """
 
     clips: int = 6
     length: int = 10
     shift: float = 3.0
     pure_noise: float = 0.3
+    late: float = 0.0
     history_noise: float = 0.0
     own_history: float = 0.0
+    own_steps: int = 1
 
 
 class Adapt:
@@ -49,13 +53,14 @@ class Adapt:
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         config = self._config
-        batch = self._clips.batch(generator, config.clips, config.length)
+        batch = self._clips.batch(generator, config.clips, config.length, config.late)
         t = shift_time(torch.rand(config.clips, generator=generator), config.shift)
         t = torch.where(torch.rand(config.clips, generator=generator) < config.pure_noise, torch.ones(()), t)
-        previous = recycled(self.model, batch, generator, config.history_noise, config.own_history)
+        previous = recycled(self.model, batch, generator, config)
         noise = torch.randn(batch.latents.shape, generator=generator)
         noisy = interpolate(batch.latents, noise, t)
-        made = clean_estimate(noisy, self.model(noisy, previous, t, batch.text, batch.controls), t)
+        given = (batch.text, batch.controls, batch.index)
+        made = clean_estimate(noisy, self.model(noisy, previous, t, *given), t)
         # (v - v')^2 = (x - x')^2 / t^2
         error = (made - batch.latents).square().mean((1, 2, 3, 4))
         return (error * t.pow(-2).clamp_max(4)).mean(), {"clean_error": float(error.detach().mean())}
@@ -65,18 +70,39 @@ class Adapt:
         return judge(self._whole, model, self._held_out, folder / f"sheet-{step:06d}.png")
 
 
+@runtime_checkable
+class History(Protocol):
+    """How the recycled latents of a batch are worsened; see `AdaptConfig`."""
+
+    @property
+    def history_noise(self) -> float: ...
+    @property
+    def own_history(self) -> float: ...
+    @property
+    def own_steps(self) -> int: ...
+
+
 @torch.no_grad()
-def recycled(dit: DiT, batch: Batch, generator: torch.Generator, noise: float, own: float) -> Latents:
-    """The recycled latents of a batch, worsened as `AdaptConfig` says; the first picture is spared."""
+def recycled(dit: DiT, batch: Batch, generator: torch.Generator, history: History) -> Latents:
+    """The recycled latents of a batch, worsened as `AdaptConfig` says; the first picture is spared.
+
+    One parallel pass puts every latent one step of the network's own away from the truth, and each further
+    pass over what the last one made, one step more.
+    """
     previous = batch.previous.clone()
-    chosen = torch.rand(len(previous), generator=generator) < own
-    if chosen.any():
-        start = torch.randn(batch.latents.shape, generator=generator)[chosen]
-        t: Time = torch.ones(int(chosen.sum()))
-        seen = previous[chosen]
-        made = clean_estimate(start, dit(start, seen, t, batch.text[chosen], batch.controls[chosen]), t)
-        previous[chosen] = torch.cat([seen[:, :1], made[:, :-1]], 1)
-    strength = noise * torch.rand(previous.shape[:2], generator=generator)
+    own = round(history.own_history * len(previous))
+    if own:
+        chosen = torch.randperm(len(previous), generator=generator)[:own]
+        t: Time = torch.ones(own)
+        text, controls, index = batch.text[chosen], batch.controls[chosen], batch.index[chosen]
+        follows = (index.diff(dim=1) == 1)[..., None, None, None]
+        steps = int(torch.randint(1, history.own_steps + 1, (), generator=generator))
+        noise = torch.randn((own, *previous.shape[1:]), generator=generator)
+        for _ in range(steps):
+            seen = previous[chosen]
+            made = clean_estimate(noise, dit(noise, seen, t, text, controls, index), t)
+            previous[chosen, 1:] = torch.where(follows, made[:, :-1], seen[:, 1:])
+    strength = history.history_noise * torch.rand(previous.shape[:2], generator=generator)
     strength[:, 0] = 0
     return previous + strength[..., None, None, None] * torch.randn(previous.shape, generator=generator)
 

@@ -20,14 +20,16 @@ from aapt.worlds.latents import Clips
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """The paper: 32 steps, shift 24; `history_noise` and `own_history` as in stage 1."""
+    """The paper: 32 steps, shift 24; `late` and all that worsens the history as in stage 1."""
 
     clips: int = 6
     length: int = 10
     grid_steps: int = 32
     shift: float = 3.0
+    late: float = 0.0
     history_noise: float = 0.0
     own_history: float = 0.0
+    own_steps: int = 1
 
 
 class Distill:
@@ -35,7 +37,7 @@ class Distill:
 
     def __init__(self, model: Model, clips: Clips, held_out: Clips, config: DistillConfig) -> None:
         self.model = model.dit
-        self._teacher = copy.deepcopy(model.dit).requires_grad_(False)
+        self.teacher = copy.deepcopy(model.dit).requires_grad_(False)
         self._whole = model
         self._clips = clips
         self._held_out = held_out
@@ -44,19 +46,18 @@ class Distill:
 
     def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         config, student = self._config, self.model
-        batch = self._clips.batch(generator, config.clips, config.length)
+        batch = self._clips.batch(generator, config.clips, config.length, config.late)
         k = torch.randint(1, config.grid_steps + 1, (config.clips,), generator=generator)
         t, t_below = self._grid[k], self._grid[k - 1]
         noise = torch.randn(batch.latents.shape, generator=generator)
         noisy = interpolate(batch.latents, noise, t)
-        previous = recycled(student, batch, generator, config.history_noise, config.own_history)
+        previous = recycled(student, batch, generator, config)
+        given = (batch.text, batch.controls, batch.index)
         with torch.no_grad():
-            down = self._teacher(noisy, previous, t, batch.text, batch.controls)
+            down = self.teacher(noisy, previous, t, *given)
             below = noisy + per_clip(t_below - t) * down
-            target = clean_estimate(
-                below, student(below, previous, t_below, batch.text, batch.controls), t_below
-            )
-        made = clean_estimate(noisy, student(noisy, previous, t, batch.text, batch.controls), t)
+            target = clean_estimate(below, student(below, previous, t_below, *given), t_below)
+        made = clean_estimate(noisy, student(noisy, previous, t, *given), t)
         return (made - target).square().mean(), {}
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:

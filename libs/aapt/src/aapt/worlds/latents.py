@@ -1,18 +1,21 @@
 """Recorded play as the stages of the network want it: latents, controls, captions."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from aapt.dit.attention import FIRST_INDEX
 from aapt.shapes import FRAMES_PER_LATENT, Controls, Latents, Text, to_video
 from aapt.text import HashedWords
 from aapt.vae.model import VideoVAE
 from aapt.worlds.clips import Episode
 
+LATEST_INDEX = 10_000  # half an hour of play
 START_EVERY = 4  # clips may begin at every fourth latent
 LATENTS_AT_ONCE = 16  # what is encoded together fits the processor's cache
 
@@ -25,11 +28,8 @@ class Batch:
     latents: Latents
     controls: Controls
     text: Text
-
-    @property
-    def previous(self) -> Latents:
-        """What each latent's recycled channels hold under teacher forcing: the true latent before it."""
-        return torch.cat([self.first[:, None], self.latents[:, :-1]], 1)
+    previous: Latents  # what the recycled channels hold under teacher forcing: the true latent before
+    index: Int[Tensor, "b t"]  # of each latent in its session
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,24 @@ class Clips:
         self.episodes = episodes
         self.text = text
 
-    def batch(self, generator: torch.Generator, clips: int, length: int) -> Batch:
-        """`clips` clips of `length` latents after the first picture."""
-        return self.pick([self._place(generator, length) for _ in range(clips)], length)
+    def batch(self, generator: torch.Generator, clips: int, length: int, late: float = 0.0) -> Batch:
+        """`clips` clips of `length` latents after the first picture.
+
+        The share `late` of them is seen as a player sees it who has been there for long: after the session's
+        first latent come `length` - 1 of a later time, whose indices lie anywhere up to `LATEST_INDEX`.
+        Without them a network meets rotary angles in play that it never met in training.
+        """
+        places = [self._place(generator, length) for _ in range(clips)]
+        batch = self.pick(places, length)
+        for row, (number, start) in enumerate(places[: round(late * clips)]):
+            begun = self.pick([(number, int(torch.randint(start + 1, (), generator=generator)))], 1)
+            for name in ("latents", "previous", "controls"):
+                getattr(batch, name)[row, 0] = getattr(begun, name)[0, 0]
+            batch.first[row] = begun.first[0]
+            nearest, farthest = math.log(length), math.log(LATEST_INDEX)
+            away = nearest + (farthest - nearest) * float(torch.rand((), generator=generator))
+            batch.index[row, 1:] += int(math.exp(away))
+        return batch
 
     def pick(self, places: list[tuple[int, int]], length: int) -> Batch:
         """The clips that begin at (episode, start) in `places`; start counts in units of 16 frames."""
@@ -68,8 +83,12 @@ class Clips:
                     self.text.encode(episode.caption),
                 )
             )
-        first, latents, controls, text = (torch.stack(list(x)).float() for x in zip(*parts, strict=True))
-        return Batch(first, latents, controls, text)
+        first, latents, controls, text = (
+            torch.stack([each.float() for each in column]) for column in zip(*parts, strict=True)
+        )
+        previous = torch.cat([first[:, None], latents[:, :-1]], 1)
+        index = torch.arange(FIRST_INDEX, FIRST_INDEX + length).repeat(len(places), 1)
+        return Batch(first, latents, controls, text, previous, index)
 
     def _place(self, generator: torch.Generator, length: int) -> tuple[int, int]:
         number = int(torch.randint(len(self.episodes), (), generator=generator))
