@@ -119,16 +119,24 @@ def test_the_arrow_keys_turn_the_car_their_way(road: ModuleType, key: str, sign:
 
 def test_up_drives_and_down_brakes(road: ModuleType) -> None:
     assert drive(road, {"up"})[1][3] > 3.0
-    coasting, braking = drive(road, set(), 15.0)[1][3], drive(road, {"down"}, 15.0)[1][3]
-    assert braking < coasting < 15.0
+    coasting, braking = (drive(road, keys, 12.0, frames=4)[1][3] for keys in (set(), {"down"}))
+    assert braking < coasting < 12.0
 
 
-def drive(road: ModuleType, keys: set[str], speed_mps: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def test_half_a_second_of_keys_says_how_fast_the_car_is(road: ModuleType) -> None:
+    slow, fast = (drive(road, {"up"}, speed_mps, frames=12)[1][3] for speed_mps in (0.0, 12.0))
+    assert slow == pytest.approx(fast, abs=1.5)
+    assert drive(road, set(), 12.0, frames=12)[1][3] == pytest.approx(0.0, abs=1.0)
+
+
+def drive(
+    road: ModuleType, keys: set[str], speed_mps: float = 0.0, frames: int = 24
+) -> tuple[np.ndarray, np.ndarray]:
     game = road.Road(SEED)
     game.place(0, 0.0, 0.0, speed_mps)
     before = game.pose
     held = np.array([key in keys for key in road.KEYS], np.uint8)
-    for _ in range(road.FRAMES_PER_SECOND):
+    for _ in range(frames):
         game.step(held)
     return before, game.pose
 

@@ -1,8 +1,10 @@
 """`road`: Gymnasium's CarRacing, steered by four keys, seen from above at 24 frames/s.
 
-The game's own physics, tracks and colours; the camera and the pace are ours: the picture is drawn straight at
-the size that is recorded (twice as large, then averaged), zoomed so that a car is a dozen pixels long, and
-the engine is tamed so that a person can hold the road with arrow keys.
+The game's own physics and tracks; the camera, the pace and the paint are ours. The picture is drawn straight
+at the size that is recorded (twice as large, then averaged), zoomed so that a car is a dozen pixels long. The
+engine is tamed so that a person can hold the road with arrow keys, and so that half a second of keys says how
+fast the car is. The road has a dashed middle line and the grass is mown in strong squares: a network that no
+longer sees how fast it goes stands still.
 """
 
 import math
@@ -25,8 +27,12 @@ WIDTH_PX, HEIGHT_PX = 128, 80
 VIEW_WIDTH_M = 44.0  # what the camera sees from edge to edge, in the game's metres
 CAR_HEIGHT_IN_VIEW = 0.72  # where the car stands, from the top
 # No more gas above this: a latent then moves the picture by less than one of its own cells.
-CRUISE_SPEED_MPS = 12.0
+CRUISE_SPEED_MPS = 9.0
 STEERING_RAD = 0.27  # of the front wheels while a key is held: a turn of ten metres
+COAST_BRAKE = 0.1  # while no key is held; the game itself would coast for ever
+DASH_M, GAP_M, DASH_WIDTH_M = 3.0, 5.0, 0.8
+DASH_COLOUR = (240, 240, 230)
+GRASS_COLOUR, MOWN_COLOUR = (92, 184, 92), (120, 226, 104)
 SUPERSAMPLING = 2
 PHYSICS_STEPS_PER_FRAME = 2
 CAPTIONS = (
@@ -50,6 +56,7 @@ class Road:
         self._road = [
             (np.array(poly), tuple(int(c) for c in colour)) for poly, colour in self._game.road_poly
         ]
+        self._road += [(dash, DASH_COLOUR) for dash in _dashes(self.track)]
         self._road_middles = np.array([poly.mean(0) for poly, _ in self._road])
         self._grass = _grass_squares()
         self._grass_middles = self._grass.mean(1)
@@ -84,8 +91,7 @@ class Road:
         """Advance one video frame with `keys` ([4] of 0 or 1, in the order of `KEYS`) held."""
         left, right, up, down = (bool(k) for k in keys)
         gas = 0.35 if up and self.pose[3] < CRUISE_SPEED_MPS else 0.0
-        # Letting go slows the car down, as a player expects; the game itself would coast for ever.
-        brake = 0.35 if down else (0.0 if up else 0.04)
+        brake = 0.35 if down else (0.0 if up else COAST_BRAKE)
         for _ in range(PHYSICS_STEPS_PER_FRAME):
             self._game.drive(STEERING_RAD * (int(left) - int(right)), gas, brake)
 
@@ -102,11 +108,11 @@ class Road:
             upright: np.ndarray = np.stack([pixels[..., 0], -pixels[..., 1]], -1) + middle
             return upright
 
-        self._surface.fill(self._game.bg_color)
+        self._surface.fill(GRASS_COLOUR)
         reach = VIEW_WIDTH_M * 1.2
         near = np.abs(self._grass_middles - (x, y)).max(-1) < reach + 12
         for square in to_pixels(self._grass[near]):
-            pygame.draw.polygon(self._surface, self._game.grass_color, square.tolist())
+            pygame.draw.polygon(self._surface, MOWN_COLOUR, square.tolist())
         near = np.abs(self._road_middles - (x, y)).max(-1) < reach
         for i in np.flatnonzero(near):
             poly, colour = self._road[i]
@@ -148,6 +154,23 @@ def _grass_squares() -> np.ndarray:
     return np.array([(corners + cell) * dim for cell in cells])
 
 
+def _dashes(track: np.ndarray) -> list[np.ndarray]:
+    """The corners of every dash of the middle line, each [4, 2] metres."""
+    closed = np.concatenate([track, track[:1]])
+    walked_m = np.concatenate([[0.0], np.hypot(*np.diff(closed, axis=0).T).cumsum()])
+
+    def at(distance_m: float) -> np.ndarray:
+        return np.array([np.interp(distance_m, walked_m, closed[:, axis]) for axis in (0, 1)])
+
+    dashes = []
+    for start_m in np.arange(0.0, walked_m[-1] - DASH_M, DASH_M + GAP_M):
+        begin, end = at(start_m), at(start_m + DASH_M)
+        along = (end - begin) / (np.hypot(*(end - begin)) + 1e-9)
+        side = np.array([along[1], -along[0]]) * DASH_WIDTH_M / 2
+        dashes.append(np.stack([begin - side, begin + side, end + side, end - side]))
+    return dashes
+
+
 class Driver:
     """Holds the road most of the time, and errs as a player will: it wanders, stops, and leaves the road."""
 
@@ -186,7 +209,7 @@ class Driver:
         }
         self._frames_left = int(seconds[self._mood] * FRAMES_PER_SECOND)
         self._aim_m = random.normal(0, 3.5)
-        self._cruise_mps = random.uniform(4, 14)
+        self._cruise_mps = random.uniform(5, 14)
         self._clumsiness = random.choice((0.0, 0.04, 0.12))
 
     def _follow(self, pose: np.ndarray) -> np.ndarray:
