@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aapt.dit.attention import visible
-from aapt.dit.kv_cache import KVCache
+from aapt.dit.kv_cache import KVCache, LayerCache
 
 
 def small_cache(window: int) -> KVCache:
@@ -17,8 +17,8 @@ def test_the_cache_keeps_exactly_what_the_mask_lets_through(window: int, newest:
     cache = small_cache(window)
     for index in range(1, newest + 1):
         value = torch.full((1, 1, 1, 2), float(index))
-        cache.layer(0, (1,), ((index,),)).write(value, value)
-    keys, _ = cache.layer(0, (1,), ((newest,),)).read(0)
+        LayerCache(cache, 0, (1,), ((index,),)).write(value, value)
+    keys, _ = LayerCache(cache, 0, (1,), ((newest,),)).read(0)
     kept = sorted(int(x) for x in keys[0, :, 0, 0])
     every = torch.arange(1, newest + 1)[None]
     seen = visible(torch.tensor([[newest]]), every, window)[0, 0]
@@ -31,10 +31,10 @@ def test_writing_a_whole_past_leaves_what_writing_it_one_by_one_leaves(window: i
     one_by_one, at_once = small_cache(window), small_cache(window)
     values = torch.arange(1.0, newest + 1)[None, :, None, None].expand(1, newest, 1, 2)
     for index in range(1, newest + 1):
-        one_by_one.layer(0, (0,), ((index,),)).write(
+        LayerCache(one_by_one, 0, (0,), ((index,),)).write(
             values[:, index - 1 : index], values[:, index - 1 : index]
         )
-    at_once.layer(0, (0,), (tuple(range(1, newest + 1)),)).write(values, values)
+    LayerCache(at_once, 0, (0,), (tuple(range(1, newest + 1)),)).write(values, values)
     assert torch.equal(one_by_one.keys, at_once.keys)
 
 
@@ -45,5 +45,5 @@ def test_the_first_latent_stays_visible_after_the_window_has_passed() -> None:
 
 def test_reading_is_a_view_of_the_row_and_copies_nothing() -> None:
     cache = small_cache(3)
-    keys, _ = cache.layer(0, (1,), ((9,),)).read(0)
+    keys, _ = LayerCache(cache, 0, (1,), ((9,),)).read(0)
     assert keys.untyped_storage().data_ptr() == cache.keys.untyped_storage().data_ptr()

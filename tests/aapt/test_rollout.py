@@ -38,7 +38,7 @@ def play(
 
 
 def noise(rollout: Rollout, latents: int, seed: int = SEED) -> Tensor:
-    return torch.stack([rollout._noise(seed, i) for i in range(1, latents + 1)])[None]
+    return torch.stack([rollout.noise(seed, i) for i in range(1, latents + 1)])[None]
 
 
 @pytest.mark.parametrize("length", [1, 3, 5, 6, 7, 17])  # the window is 4

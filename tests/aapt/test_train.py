@@ -87,10 +87,10 @@ def test_a_run_that_was_stopped_takes_the_steps_of_one_that_was_not(
         for steps in stops:
             model = untrained(DEBUG)
             config = LoopConfig(
-                steps=steps, learning_rate=1e-3, warmup_steps=100, evaluate_every=99, muon=True
+                steps=steps, learning_rate=1e-3, warmup_steps=100, evaluate_every=99, optimizer="muon"
             )
             train(adapt(model, clips(model, episodes, tmp_path)), config, tmp_path / run)
-        state: dict[str, torch.Tensor] = torch.load(tmp_path / run / "state.pt", weights_only=True)["model"]
+        state: dict[str, torch.Tensor] = torch.load(tmp_path / run / "weights.pt", weights_only=True)
         return state
 
     whole, resumed = weights("whole", 6), weights("resumed", 3, 6)
@@ -150,15 +150,17 @@ def test_own_history_is_what_the_network_makes_and_spares_the_first_picture(
     assert torch.equal(previous[~follows], batch.previous[~follows])
 
 
-@pytest.mark.parametrize("muon", [False, True])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_bfloat16_changes_how_it_multiplies_and_not_what_it_learns(
-    episodes: list[Path], tmp_path: Path, muon: bool
+    episodes: list[Path], tmp_path: Path, optimizer: str
 ) -> None:
     learnt = {}
     for bfloat16 in (False, True):
         model = untrained(DEBUG)
         run = tmp_path / f"run-{bfloat16}"
-        config = LoopConfig(steps=40, learning_rate=3e-3, warmup_steps=5, bfloat16=bfloat16, muon=muon)
+        config = LoopConfig(
+            steps=40, learning_rate=3e-3, warmup_steps=5, bfloat16=bfloat16, optimizer=optimizer
+        )
         train(adapt(model, clips(model, episodes, tmp_path)), config, run)
         learnt[bfloat16] = losses(run)
         assert all(p.dtype == torch.float32 for p in model.dit.parameters())

@@ -4,6 +4,7 @@ Every step makes one latent for each session that is due, with one evaluation of
 v(noise, t=1).
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ class Rollout:
             return {}
         sessions = [self._session(slot) for slot in slots]
         indices = tuple((session.newest + 1,) for session in sessions)
-        noise = torch.stack([self._noise(s.seed, i) for s, (i,) in zip(sessions, indices, strict=True)])[
+        noise = torch.stack([self.noise(s.seed, i) for s, (i,) in zip(sessions, indices, strict=True)])[
             :, None
         ]
         made = self._evaluate(
@@ -116,7 +117,7 @@ class Rollout:
         latents that are gone. Raises ValueError where `past` has a gap that it must not have.
         """
         newest = max(past.latents)
-        kept = [i for i in range(1, newest + 1) if self._cache.keeps(i, newest)]
+        kept = self._cache.kept(newest)
         missing = [i for i in kept if i not in past.controls or i - 1 not in past.latents]
         if missing or newest not in past.latents:
             raise ValueError(
@@ -125,11 +126,19 @@ class Rollout:
         self._begin(slot, self._encode(prompt), _Session(seed, newest, past.latents[newest]))
         if kept:
             self._evaluate(
-                torch.stack([self._noise(seed, i) for i in kept])[None],
+                torch.stack([self.noise(seed, i) for i in kept])[None],
                 torch.stack([past.latents[i - 1] for i in kept])[None],
                 torch.stack([past.controls[i] for i in kept])[None],
-                CachePass(self._cache, (slot,), (tuple(kept),)),
+                CachePass(self._cache, (slot,), (kept,)),
             )
+
+    def next_pass(self, latents: int) -> CachePass:
+        """A pass over the next `latents` of all sessions, which must be of one age: it sees their past, on a
+        copy of the cache that later steps do not change. For training; see `CachePass.is_continued`."""
+        slots = tuple(self._sessions)
+        (newest,) = {session.newest for session in self._sessions.values()}
+        indices = tuple(range(newest + 1, newest + 1 + latents))
+        return CachePass(copy.deepcopy(self._cache), slots, (indices,) * len(slots), is_continued=True)
 
     def close(self, slot: int) -> None:
         """Free a slot. Closing a free one is no error."""
@@ -149,7 +158,7 @@ class Rollout:
             raise ValueError(f"slot {slot} holds no session; open or resume one first")
         return self._sessions[slot]
 
-    def _noise(self, seed: int, index: int) -> Latent:
+    def noise(self, seed: int, index: int) -> Latent:
         """Noise is a function of seed and index alone, so that a session can be played again."""
         random = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
         return torch.randn(

@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "b n d"],
         turns: Rope,
-        mask: Bool[Tensor, "b n n"] | None,
+        mask: Bool[Tensor, "b n m"] | None,
         cache: LayerCache | None,
     ) -> Float[Tensor, "b n d"]:
         q, k, v = self.qkv(x).chunk(3, -1)
@@ -57,7 +57,10 @@ class SelfAttention(nn.Module):
             rearrange(y, "b n (a e) -> b n a e", a=self.heads) for y in (self.norm_q(q), self.norm_k(k), v)
         )
         q, k = rotate(q, turns), rotate(k, turns)
-        if cache is not None:
+        if cache is not None and cache.is_continued:
+            before_k, before_v = cache.read_before()
+            k, v = torch.cat([before_k, k], 1), torch.cat([before_v, v], 1)
+        elif cache is not None:
             cache.write(k, v)
         if cache is None or mask is not None:
             return self.out(attend(q, k, v, mask))

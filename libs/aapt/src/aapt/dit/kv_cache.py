@@ -17,6 +17,7 @@ class LayerCache:
     layer: int
     slots: tuple[int, ...]
     indices: tuple[tuple[int, ...], ...]
+    is_continued: bool = False  # what the rows hold is read and not written
 
     def write(self, k: Float[Tensor, "b n a e"], v: Float[Tensor, "b n a e"]) -> None:
         """Put each latent's keys and values in its place; what the window has left behind is overwritten."""
@@ -37,6 +38,14 @@ class LayerCache:
             self.cache.keys[self.layer, slot : slot + 1, :end],
             self.cache.values[self.layer, slot : slot + 1, :end],
         )
+
+    def read_before(self) -> KeysValues:
+        """All that the rows hold from before this pass, `KVCache.kept` in order: a copy, for training."""
+        tokens = self.cache.tokens
+        places = [self.cache.place(index) for index in self.cache.kept(self.indices[0][0] - 1)]
+        chosen = torch.cat([torch.arange(p * tokens, (p + 1) * tokens) for p in places])
+        rows = torch.tensor(self.slots)[:, None]
+        return self.cache.keys[self.layer][rows, chosen], self.cache.values[self.layer][rows, chosen]
 
     def read_text(self, row: int) -> KeysValues:
         """The prompt's keys and values of this row."""
@@ -75,10 +84,6 @@ class KVCache:
         kept = (self.keys, self.values, self.text_keys, self.text_values)
         return sum(x.numel() * x.element_size() for x in kept)
 
-    def layer(self, layer: int, slots: tuple[int, ...], indices: tuple[tuple[int, ...], ...]) -> LayerCache:
-        """The part of `layer` in a pass over `slots` at latents `indices`."""
-        return LayerCache(self, layer, slots, indices)
-
     def place(self, index: int) -> int:
         """Where latent `index` (1 or more) lies: the first alone in front, the others round the ring."""
         return 0 if index == 1 else 1 + (index - 2) % (self.window + 1)
@@ -86,6 +91,10 @@ class KVCache:
     def places_in_use(self, newest: int) -> int:
         """How many places are filled once latent `newest` is written."""
         return min(newest, self.window + 2)
+
+    def kept(self, newest: int) -> tuple[int, ...]:
+        """The latents that are kept once `newest` is written, in order."""
+        return tuple(i for i in range(1, newest + 1) if self.keeps(i, newest))
 
     def keeps(self, index: int, newest: int) -> bool:
         """Whether latent `index` is still kept once `newest` is written."""

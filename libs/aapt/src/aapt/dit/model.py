@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from aapt.dit.attention import FIRST_INDEX, CrossAttention, SelfAttention, visible
@@ -62,11 +62,20 @@ class DiTConfig:
 
 @dataclass(frozen=True)
 class CachePass:
-    """One pass with a cache: row i of the batch is session `slots[i]` at latents `indices[i]` (ascending)."""
+    """One pass with a cache: row i of the batch is session `slots[i]` at latents `indices[i]` (ascending).
+
+    is_continued: the pass sees what the rows hold, goes on from there, and leaves them as they are. That is
+      how stage 3 learns: no gradient reaches what was there before. All rows must be of one age.
+    """
 
     cache: KVCache
     slots: tuple[int, ...]
     indices: tuple[tuple[int, ...], ...]
+    is_continued: bool = False
+
+    def layer(self, layer: int) -> LayerCache:
+        """The part of `layer` in this pass."""
+        return LayerCache(self.cache, layer, self.slots, self.indices, self.is_continued)
 
 
 class Block(nn.Module):
@@ -140,26 +149,44 @@ class DiT(nn.Module):
         Without a cache, `index` says which latents these are (ascending; none: from 1 on) and `text` is
         needed. With one, `cache.indices` says so; their keys and values are written, and the text is the one
         that `read_text` stored. A pass over several latents with a cache fills an empty row: it sees what is
-        in the pass, not the row.
+        in the pass, not the row (but see `CachePass.is_continued`).
+        """
+        height, width = noisy.shape[-2:]
+        x = self.hidden(noisy, previous, t, text, controls, index, cache=cache)[-1]
+        vector, _ = self.time(t)
+        shift, scale = (self.head_modulation + vector[:, None]).chunk(2, 1)
+        made = _to_latents(self.head(self.norm(x) * (1 + scale) + shift), height, width)
+        return (noisy - made) / per_clip(t.clamp_min(MIN_TIME)) if self.config.predicts_clean else made
+
+    def hidden(
+        self,
+        noisy: Latents,
+        previous: Latents,
+        t: Time,
+        text: Text | None,
+        controls: Controls,
+        index: Int[Tensor, "b t"] | None = None,
+        *,
+        cache: CachePass | None = None,
+        is_causal: bool = True,
+    ) -> list[Float[Tensor, "b n _"]]:
+        """What each block leaves of its tokens, in order; arguments as in `forward`.
+
+        is_causal: off, every latent sees the whole clip, as before stage 1 and in some discriminators.
         """
         height, width = noisy.shape[-2:]
         index = self._index(noisy, cache) if index is None else index
         maps = self.controls(controls, height, width)
         x = self.patch(_to_tokens(torch.cat([noisy, previous, maps.to(noisy.dtype)], 2)))
         turns = rope(index, height // PATCH, width // PATCH, self.config.head_dim)
-        mask = None
-        if index.shape[1] > 1:
-            tokens = (height // PATCH) * (width // PATCH)
-            mask = visible(index, index, self.config.window)
-            mask = mask.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
-        vector, six = self.time(t)
+        mask = self._mask(index, cache, (height // PATCH) * (width // PATCH)) if is_causal else None
+        _, six = self.time(t)
         prompt = None if text is None else self.text(text)
+        left = []
         for layer, block in enumerate(self.blocks):
-            kept = None if cache is None else cache.cache.layer(layer, cache.slots, cache.indices)
-            x = block(x, six, turns, mask, prompt, kept)
-        shift, scale = (self.head_modulation + vector[:, None]).chunk(2, 1)
-        made = _to_latents(self.head(self.norm(x) * (1 + scale) + shift), height, width)
-        return (noisy - made) / per_clip(t.clamp_min(MIN_TIME)) if self.config.predicts_clean else made
+            x = block(x, six, turns, mask, prompt, None if cache is None else cache.layer(layer))
+            left.append(x)
+        return left
 
     def new_cache(self, slots: int, height: int, width: int) -> KVCache:
         """An empty cache for `slots` sessions of latents of this size."""
@@ -178,6 +205,18 @@ class DiT(nn.Module):
             k, v = block.text_attention.keys_and_values(prompt)
             cache.text_keys[layer, slot] = k[0]
             cache.text_values[layer, slot] = v[0]
+
+    def _mask(
+        self, index: Int[Tensor, "b t"], cache: CachePass | None, tokens: int
+    ) -> Bool[Tensor, "b n m"] | None:
+        seen = index
+        if cache is not None and cache.is_continued:
+            before = cache.cache.kept(cache.indices[0][0] - 1)
+            seen = torch.cat([torch.tensor(before, device=index.device).expand(len(index), -1), index], 1)
+        elif index.shape[1] == 1:
+            return None
+        mask = visible(index, seen, self.config.window)
+        return mask.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
 
     def _index(self, noisy: Latents, cache: CachePass | None) -> Int[Tensor, "b t"]:
         if cache is not None:

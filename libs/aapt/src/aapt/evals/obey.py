@@ -1,6 +1,7 @@
 """Whether a world obeys its keys: the error with the keys that were held, with others, and its turns."""
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -54,18 +55,7 @@ def _turn_px(model: Model, batch: Batch, key: str) -> float:
     controls[:, latents:] = 0
     for held in ("up", key):
         controls[:, latents:, :, model.preset.keys.index(held)] = 1
-    span = slice(2 * latents)
-    made = play(
-        model,
-        Batch(
-            batch.first,
-            batch.latents[:, span],
-            controls,
-            batch.text,
-            batch.previous[:, span],
-            batch.index[:, span],
-        ),
-    )
+    made = play(model, replace(batch.part(slice(2 * latents)), controls=controls))
     video = model.vae.decode(torch.cat([batch.first[:, None], made], 1))[:, 1:]
     turned = video[:, FRAMES_PER_LATENT * (latents + SKIPPED_LATENTS) :]
     return float(sideways_px(turned).mean())

@@ -5,6 +5,8 @@
         --codec runs/codec
     python -m aapt.train distill --preset road --data data/road --run runs/distill --steps 600 \\
         --codec runs/codec --init runs/adapt
+    python -m aapt.train adversarial --preset road --data data/road --run runs/adversarial --steps 500 \\
+        --codec runs/codec --init runs/distill --adapted runs/adapt --optimizer rmsprop --learning-rate 1e-4
     python -m aapt.train export  --preset road --data data/road --codec runs/codec --init runs/distill \\
         --out checkpoints/road
 """
@@ -22,15 +24,22 @@ import torch
 from tqdm import tqdm
 
 from aapt.checkpoint import Model, save, untrained
+from aapt.dit.model import DiT
 from aapt.presets import PRESETS
 from aapt.train.adapt import Adapt, AdaptConfig
+from aapt.train.adversarial import Adversarial, AdversarialConfig
 from aapt.train.codec import Codec, normalise
 from aapt.train.distill import Distill, DistillConfig
-from aapt.train.loop import LoopConfig, multiplies_bfloat16, train
+from aapt.train.loop import LoopConfig, Stage, multiplies_bfloat16, train
 from aapt.worlds.clips import Episode, episode_paths
 from aapt.worlds.latents import Clips, encode
 
 HELD_OUT_EPISODES = 8
+CONFIGS: dict[str, type[AdaptConfig] | type[DistillConfig] | type[AdversarialConfig]] = {
+    "adapt": AdaptConfig,
+    "distill": DistillConfig,
+    "adversarial": AdversarialConfig,
+}
 
 
 def main() -> None:
@@ -49,19 +58,20 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m aapt.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=("codec", "adapt", "distill", "export"))
+    parser.add_argument("command", choices=("codec", *CONFIGS, "export"))
     parser.add_argument("--preset", choices=sorted(PRESETS), required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder of recorded episodes")
     parser.add_argument("--run", type=Path, help="folder for checkpoints, logs and pictures")
     parser.add_argument("--codec", type=Path, help="run folder of the trained codec")
     parser.add_argument("--init", type=Path, help="run folder whose weights to begin with")
+    parser.add_argument("--adapted", type=Path, help="adversarial: run folder of its judge to be")
     parser.add_argument("--out", type=Path, help="export: the checkpoint folder")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate-every", type=int, default=250)
-    parser.add_argument("--muon", action="store_true", help="Muon for the matrices of the blocks")
+    parser.add_argument("--optimizer", choices=("adamw", "muon", "rmsprop"), default="adamw")
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute later, twice as fast")
     parser.add_argument(
         "--bfloat16",
@@ -69,16 +79,29 @@ def _options() -> argparse.Namespace:
         default=multiplies_bfloat16(),
         help="multiply in bfloat16; on where the processor does",
     )
-    for field in {f.name: f for config in (AdaptConfig, DistillConfig) for f in fields(config)}.values():
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=type(field.default), help=f"default {field.default}")
-    return parser.parse_args()
+    for field in {f.name: f for config in CONFIGS.values() for f in fields(config)}.values():
+        flag, meaning = "--" + field.name.replace("_", "-"), f"default {field.default}"
+        if isinstance(field.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=meaning)
+        else:
+            parser.add_argument(flag, type=type(field.default), help=meaning)
+    options = parser.parse_args()
+    needed = {"adversarial": ("init", "adapted"), "distill": ("init",), "export": ("init", "out")}
+    for name in ("codec", *needed.get(options.command, ())) if options.command != "codec" else ():
+        if getattr(options, name) is None:
+            parser.error(f"{options.command} needs --{name}")
+    return options
 
 
 def _train_codec(model: Model, options: argparse.Namespace) -> None:
     paths = episode_paths(options.data)
     frames = [torch.from_numpy(Episode.load(p).frames) for p in tqdm(paths, desc="reading", unit="episode")]
     learning, held_out = frames[:-HELD_OUT_EPISODES], frames[-HELD_OUT_EPISODES:]
+    if options.init:
+        _read(model.vae, options.init)
+        # What was measured of other pictures; `normalise` measures anew.
+        model.vae.mean.zero_()
+        model.vae.std.fill_(1)
     stage = Codec(model.vae, learning, held_out)
     train(stage, _loop(options, clip_norm=0.5, weight_decay=0.0), options.run)
     weights = torch.load(options.run / "weights.pt", weights_only=True)
@@ -95,21 +118,27 @@ def _train_network(model: Model, options: argparse.Namespace) -> None:
     held_out = Clips(episodes[-HELD_OUT_EPISODES:], model.text)
     if options.init:
         _read(model.dit, options.init)
+    train(_stage(model, learning, held_out, options), _loop(options, clip_norm=1.0), options.run)
+
+
+def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Namespace) -> Stage:
+    kind = CONFIGS[options.command]
     chosen = {name: value for name, value in vars(options).items() if value is not None}
-    stage: Adapt | Distill
-    if options.command == "adapt":
-        config = AdaptConfig(**{f.name: chosen[f.name] for f in fields(AdaptConfig) if f.name in chosen})
-        stage = Adapt(model, learning, held_out, config)
+    config = kind(**{f.name: chosen[f.name] for f in fields(kind) if f.name in chosen})
+    if isinstance(config, AdversarialConfig):
+        adapted = DiT(model.preset.dit)
+        _read(adapted, options.adapted)
+        torch.manual_seed(options.seed)  # the heads of the discriminator begin at random
+        return Adversarial(model, adapted, learning, held_out, config)
+    if isinstance(config, AdaptConfig):
+        stage: Stage = Adapt(model, learning, held_out, config)
     else:
-        config_distill = DistillConfig(
-            **{f.name: chosen[f.name] for f in fields(DistillConfig) if f.name in chosen}
-        )
-        stage = Distill(model, learning, held_out, config_distill)
+        stage = distill = Distill(model, learning, held_out, config)
         if options.compile:
-            stage.teacher.compile()
+            distill.teacher.compile()
     if options.compile:
         model.dit.compile()
-    train(stage, _loop(options, clip_norm=1.0, weight_decay=0.01), options.run)
+    return stage
 
 
 def _export(model: Model, options: argparse.Namespace) -> None:
@@ -123,7 +152,7 @@ def _export(model: Model, options: argparse.Namespace) -> None:
     print(f"wrote {options.out}: {size / 1e6:.1f} MB")
 
 
-def _loop(options: argparse.Namespace, *, clip_norm: float, weight_decay: float) -> LoopConfig:
+def _loop(options: argparse.Namespace, *, clip_norm: float, weight_decay: float = 0.01) -> LoopConfig:
     return LoopConfig(
         steps=options.steps,
         learning_rate=options.learning_rate,
@@ -132,7 +161,7 @@ def _loop(options: argparse.Namespace, *, clip_norm: float, weight_decay: float)
         evaluate_every=options.evaluate_every,
         seed=options.seed,
         bfloat16=options.bfloat16,
-        muon=options.muon,
+        optimizer=options.optimizer,
     )
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aapt.checkpoint import Model
 from aapt.dit.model import DiT
 from aapt.evals.drift import measure_drift
 from aapt.flow import Time, clean_estimate, interpolate, shift_time
 from aapt.shapes import Latents
+from aapt.train.loop import Turn
 from aapt.worlds.latents import Batch, Clips
 
 
@@ -51,7 +52,11 @@ class Adapt:
         self._held_out = held_out
         self._config = config
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return (Turn("network", self.model, self.learn),)
+
+    def learn(self, generator: torch.Generator) -> dict[str, float]:
         config = self._config
         batch = self._clips.batch(generator, config.clips, config.length, config.late)
         t = shift_time(torch.rand(config.clips, generator=generator), config.shift)
@@ -63,7 +68,9 @@ class Adapt:
         made = clean_estimate(noisy, self.model(noisy, previous, t, *given), t)
         # (v - v')^2 = (x - x')^2 / t^2
         error = (made - batch.latents).square().mean((1, 2, 3, 4))
-        return (error * t.pow(-2).clamp_max(4)).mean(), {"clean_error": float(error.detach().mean())}
+        loss = (error * t.pow(-2).clamp_max(4)).mean()
+        loss.backward()
+        return {"loss": float(loss.detach()), "clean_error": float(error.detach().mean())}
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
         assert isinstance(model, DiT)

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from aapt.shapes import Frames, Video, to_frames, to_video
+from aapt.train.loop import Turn
 from aapt.vae.model import VideoVAE
 
 
@@ -41,7 +42,11 @@ class Codec:
             clips.append(to_video(episode[start : start + frames, :, left : left + self._crop_px]))
         return torch.stack(clips)
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return (Turn("codec", self.model, self.learn),)
+
+    def learn(self, generator: torch.Generator) -> dict[str, float]:
         video = self.clips(generator, 4)
         mean, log_variance = self.model.posterior(video)
         noise = torch.randn(mean.shape, generator=generator)
@@ -51,7 +56,8 @@ class Codec:
         edges = sum((made.diff(dim=d) - video.diff(dim=d)).abs().mean() for d in (-1, -2, 1))
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = pixels + self.EDGE_WEIGHT * edges + self.KL_WEIGHT * kl
-        return loss, {"pixels": float(pixels.detach()), "kl": float(kl.detach())}
+        loss.backward()
+        return {"loss": float(loss.detach()), "pixels": float(pixels.detach()), "kl": float(kl.detach())}
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:

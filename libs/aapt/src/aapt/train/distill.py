@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from aapt.checkpoint import Model
 from aapt.dit.model import DiT
 from aapt.flow import clean_estimate, interpolate, per_clip, time_grid
 from aapt.train.adapt import judge, recycled
+from aapt.train.loop import Turn
 from aapt.worlds.latents import Clips
 
 
@@ -44,7 +45,11 @@ class Distill:
         self._config = config
         self._grid = time_grid(config.grid_steps, config.shift)
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return (Turn("network", self.model, self.learn),)
+
+    def learn(self, generator: torch.Generator) -> dict[str, float]:
         config, student = self._config, self.model
         batch = self._clips.batch(generator, config.clips, config.length, config.late)
         k = torch.randint(1, config.grid_steps + 1, (config.clips,), generator=generator)
@@ -58,7 +63,9 @@ class Distill:
             below = noisy + per_clip(t_below - t) * down
             target = clean_estimate(below, student(below, previous, t_below, *given), t_below)
         made = clean_estimate(noisy, student(noisy, previous, t, *given), t)
-        return (made - target).square().mean(), {}
+        loss = (made - target).square().mean()
+        loss.backward()
+        return {"loss": float(loss.detach())}
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
         assert isinstance(model, DiT)

@@ -8,12 +8,13 @@ import json
 import math
 import signal
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
@@ -34,7 +35,7 @@ class LoopConfig:
     save_every_s: float = 180.0
     seed: int = 0
     bfloat16: bool = False  # multiply in bfloat16; weights, sums and losses stay in float32
-    muon: bool = False  # orthogonal updates (Muon) for the matrices of the network's blocks
+    optimizer: str = "adamw"  # or "muon" for the matrices of the blocks, or "rmsprop" (stage 3)
 
 
 def multiplies_bfloat16() -> bool:
@@ -45,17 +46,31 @@ def multiplies_bfloat16() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A network's turn within a step.
+
+    learn: adds gradients to the network, all randomness from the generator; returns numbers to log, "loss"
+      among them.
+    """
+
+    name: str
+    network: nn.Module
+    learn: Callable[[torch.Generator], dict[str, float]]
+
+
 @runtime_checkable
 class Stage(Protocol):
     """One stage of the recipe: what is trained, what it is told, how it is judged."""
 
     @property
     def model(self) -> nn.Module:
-        """What is trained."""
+        """What comes of the stage: its moving average is kept and judged."""
         ...
 
-    def loss(self, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """The loss of one step, and numbers to log. All randomness comes from `generator`."""
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """Who learns in a step, in this order."""
         ...
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
@@ -71,9 +86,10 @@ def train(stage: Stage, config: LoopConfig, run: Path) -> None:
     """
     run.mkdir(parents=True, exist_ok=True)
     model = stage.model
-    optimizers = _optimizers(model, config)
+    turns = stage.turns
+    optimizers = [_optimizers(turn.network, config) for turn in turns]
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
-    first_step = _restore(run, model, average, optimizers)
+    first_step = _restore(run, turns, average, optimizers)
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     saved_at = time.monotonic()
@@ -85,29 +101,15 @@ def train(stage: Stage, config: LoopConfig, run: Path) -> None:
         step = first_step
         try:
             for step in range(first_step, config.steps):
-                # Casts of weights that are made without gradients must not serve those that want them.
-                with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
-                    loss, numbers = stage.loss(torch.Generator().manual_seed(config.seed * 1_000_003 + step))
-                model.zero_grad(set_to_none=True)
-                loss.backward()
-                norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-                if not math.isfinite(float(norm)):
-                    raise FloatingPointError(
-                        f"step {step}: gradient norm is {float(norm)}; lower the learning rate"
-                    )
-                for optimizer in optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = config.learning_rate * _rate(step, config)
-                    optimizer.step()
+                generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+                for turn, each in zip(turns, optimizers, strict=True):
+                    prefix = "" if len(turns) == 1 else f"{turn.name}_"
+                    for name, value in _take_turn(turn, each, config, step, generator).items():
+                        name = prefix + name
+                        smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
                 average.update_parameters(model)
-                for name, value in {
-                    "loss": float(loss.detach()),
-                    "gradient_norm": float(norm),
-                    **numbers,
-                }.items():
-                    smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
                 progress.update()
-                progress.set_postfix({"loss": f"{smooth['loss']:.4f}"})
+                progress.set_postfix({k: f"{v:.4f}" for k, v in smooth.items() if k.endswith("loss")})
                 if (step + 1) % 20 == 0:
                     log.write(
                         json.dumps({"step": step + 1, **{k: round(v, 6) for k, v in smooth.items()}}) + "\n"
@@ -118,21 +120,41 @@ def train(stage: Stage, config: LoopConfig, run: Path) -> None:
                     log.write(json.dumps({"step": step + 1, "held_out": held_out}) + "\n")
                     progress.write(f"step {step + 1} held out: {held_out}")
                 if time.monotonic() - saved_at > config.save_every_s or stopping:
-                    _save(run, model, average, optimizers, step + 1)
+                    _save(run, turns, average, optimizers, step + 1)
                     saved_at = time.monotonic()
                 if stopping:
                     return
         except KeyboardInterrupt:
             progress.write(f"stopped at step {step}; the same command goes on from there")
-            _save(run, model, average, optimizers, step)
+            _save(run, turns, average, optimizers, step)
             return
-    _save(run, model, average, optimizers, config.steps)
+    _save(run, turns, average, optimizers, config.steps)
 
 
-def _optimizers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = {n for n, p in learning.items() if config.muon and n.startswith("blocks.") and p.ndim == 2}
+def _take_turn(
+    turn: Turn, optimizers: list[Optimizer], config: LoopConfig, step: int, generator: torch.Generator
+) -> dict[str, float]:
+    turn.network.zero_grad(set_to_none=True)
+    # Casts of weights that are made without gradients must not serve those that want them.
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
+        numbers = turn.learn(generator)
+    norm = float(nn.utils.clip_grad_norm_(turn.network.parameters(), config.clip_norm))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"step {step}: gradient norm is {norm}; lower the learning rate")
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * _rate(step, config)
+        optimizer.step()
+    return {**numbers, "gradient_norm": norm}
+
+
+def _optimizers(network: nn.Module, config: LoopConfig) -> list[Optimizer]:
+    learning = {name: p for name, p in network.named_parameters() if p.requires_grad}
     rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "rmsprop":
+        return [torch.optim.RMSprop(learning.values(), lr=rate, alpha=0.9, weight_decay=decay)]
+    is_muon = config.optimizer == "muon"
+    matrices = {n for n, p in learning.items() if is_muon and "blocks." in n and p.ndim == 2}
     rest = [p for name, p in learning.items() if name not in matrices]
     optimizers: list[Optimizer] = [
         torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=decay, fused=True)
@@ -154,13 +176,13 @@ def _rate(step: int, config: LoopConfig) -> float:
 
 
 def _save(
-    run: Path, model: nn.Module, average: AveragedModel, optimizers: list[Optimizer], step: int
+    run: Path, turns: Sequence[Turn], average: AveragedModel, optimizers: list[list[Optimizer]], step: int
 ) -> None:
     state = {
         "step": step,
-        "model": model.state_dict(),
+        "networks": {turn.name: turn.network.state_dict() for turn in turns},
         "average": average.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "optimizers": [[optimizer.state_dict() for optimizer in each] for each in optimizers],
     }
     for name, content in (("state.pt", state), ("weights.pt", average.module.state_dict())):
         partial = run / f"{name}.partial"
@@ -168,12 +190,16 @@ def _save(
         partial.replace(run / name)
 
 
-def _restore(run: Path, model: nn.Module, average: AveragedModel, optimizers: list[Optimizer]) -> int:
+def _restore(
+    run: Path, turns: Sequence[Turn], average: AveragedModel, optimizers: list[list[Optimizer]]
+) -> int:
     if not (run / "state.pt").exists():
         return 0
     state = torch.load(run / "state.pt", weights_only=True)
-    model.load_state_dict(state["model"])
+    for turn in turns:
+        turn.network.load_state_dict(state["networks"][turn.name])
     average.load_state_dict(state["average"])
-    for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(stored)
+    for each, stored in zip(optimizers, state["optimizers"], strict=True):
+        for optimizer, content in zip(each, stored, strict=True):
+            optimizer.load_state_dict(content)
     return int(state["step"])

@@ -31,6 +31,18 @@ class Batch:
     previous: Latents  # what the recycled channels hold under teacher forcing: the true latent before
     index: Int[Tensor, "b t"]  # of each latent in its session
 
+    def part(self, span: slice) -> "Batch":
+        """Some of the latents of every clip; `first` becomes what was recycled for the first of them."""
+        previous = self.previous[:, span]
+        return Batch(
+            previous[:, 0],
+            self.latents[:, span],
+            self.controls[:, span],
+            self.text,
+            previous,
+            self.index[:, span],
+        )
+
 
 @dataclass(frozen=True)
 class EncodedEpisode:
@@ -68,6 +80,11 @@ class Clips:
             away = nearest + (farthest - nearest) * float(torch.rand((), generator=generator))
             batch.index[row, 1:] += int(math.exp(away))
         return batch
+
+    def middle(self, generator: torch.Generator, clips: int, length: int) -> Batch:
+        """Clips of a world that is under way: what is recycled for the first latent is a latent like others,
+        not a first picture."""
+        return self.batch(generator, clips, length + 1).part(slice(1, None))
 
     def pick(self, places: list[tuple[int, int]], length: int) -> Batch:
         """The clips that begin at (episode, start) in `places`; start counts in units of 16 frames."""

@@ -1,0 +1,76 @@
+"""`Discriminator`: the generator's own architecture, saying how real each latent is (paper, section 2.2).
+
+Frames take the place of the noise. Heads at three depths look at a latent's tokens with one learnt query each
+(APT, arXiv:2501.08316); what they saw is put side by side and becomes one number.
+"""
+
+import copy
+import math
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from aapt.dit.attention import CrossAttention
+from aapt.dit.model import DiT
+from aapt.flow import Time
+from aapt.shapes import Controls, Latents, Text
+
+DEPTHS = (16 / 36, 26 / 36, 1.0)  # of all blocks; after these a head looks
+
+
+class Head(nn.Module):
+    """One learnt query that looks at tokens: attention, then an MLP, both residual."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, dim) / dim**0.5)
+        self.attention = CrossAttention(dim, heads)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.GELU("tanh"), nn.Linear(4 * dim, dim)
+        )
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
+        query = repeat(self.query, "1 1 d -> b 1 d", b=len(tokens))
+        x = query + self.attention(query, tokens, None)
+        return (x + self.mlp(x))[:, 0]
+
+
+class Discriminator(nn.Module):
+    """One logit for each latent, or one for the clip; higher is more real. Latent 0 is given and not judged.
+
+    is_causal: off, every latent is judged in view of the whole clip. judges_latents: off, one logit a clip. A
+    public rebuild of the recipe (arXiv:2606.03972) got a static video with both on, the paper did not.
+    """
+
+    def __init__(self, adapted: DiT, *, is_causal: bool = True, judges_latents: bool = True) -> None:
+        super().__init__()
+        config = adapted.config
+        self.is_causal = is_causal
+        self.judges_latents = judges_latents
+        self.backbone = copy.deepcopy(adapted)
+        self.depths = tuple(math.ceil(config.layers * share) for share in DEPTHS)
+        self.heads = nn.ModuleList(Head(config.dim, config.heads) for _ in self.depths)
+        self.judge = nn.Sequential(
+            nn.LayerNorm(len(self.depths) * config.dim), nn.Linear(len(self.depths) * config.dim, 1)
+        )
+
+    def forward(
+        self,
+        shown: Latents,
+        previous: Latents,
+        t: Time,
+        text: Text,
+        controls: Controls,
+        index: Int[Tensor, "b t"],
+    ) -> Float[Tensor, "b judged"]:
+        """Logits of `shown`, each latent under its own conditions; `t` is free, as in APT."""
+        left = self.backbone.hidden(shown, previous, t, text, controls, index, is_causal=self.is_causal)
+        latents = shown.shape[1] if self.judges_latents else 1
+        seen = []
+        for depth, head in zip(self.depths, self.heads, strict=True):
+            tokens = rearrange(left[depth - 1], "b (t n) d -> (b t) n d", t=latents)
+            seen.append(head(tokens))
+        logits = self.judge(torch.cat(seen, -1))
+        return rearrange(logits, "(b t) 1 -> b t", t=latents)

@@ -1,0 +1,203 @@
+"""Stage 3, adversarial student forcing: the generator learns from what it makes of its own past.
+
+Paper, section 2.2 and appendix B. A segment takes two moves: `Rollout` plays it without gradients, which
+gives the student's own past; then one pass over the whole segment under the block-causal mask, on the same
+noise and that past, gives the same latents with gradients. They flow through keys and values inside the
+segment and stop at the recycled latents and at the segment's border.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from aapt.checkpoint import Model
+from aapt.dit.discriminator import Discriminator
+from aapt.dit.model import CachePass, DiT
+from aapt.flow import Time, clean_estimate
+from aapt.rollout import Rollout
+from aapt.shapes import Latents
+from aapt.train.adapt import judge
+from aapt.train.loop import Turn
+from aapt.worlds.latents import Batch, Clips
+
+
+@dataclass(frozen=True)
+class AdversarialConfig:
+    """The paper: penalty 1000, perturbation 0.1 (a standard deviation), logits of single latents, causal.
+
+    length: latents of the first segment. extensions: further segments, each of `length` - `overlap` new
+    latents; the discriminator sees them behind the last `overlap` of the segment before (paper: one second).
+    """
+
+    clips: int = 4
+    length: int = 10
+    extensions: int = 0
+    overlap: int = 2
+    penalty: float = 1000.0
+    perturbation: float = 0.1
+    is_causal: bool = True
+    judges_latents: bool = True
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What the student made of one segment, and the real clip that it is compared with, equally long.
+
+    fake: the student's latents and its own past, without gradients. Of an extension, the first `overlap`
+      latents are the end of the segment before.
+    noise: what the new latents were made of.
+    past: keys and values from before the segment; None: it is the first.
+    """
+
+    real: Batch
+    fake: Batch
+    noise: Latents
+    past: CachePass | None
+
+
+class Adversarial:
+    """Discriminator and generator take turns, each on rollouts of its own."""
+
+    def __init__(
+        self, model: Model, adapted: DiT, clips: Clips, held_out: Clips, config: AdversarialConfig
+    ) -> None:
+        if not 0 <= config.overlap < config.length:
+            raise ValueError(
+                f"overlap {config.overlap} of {config.length} latents leaves nothing new; choose less"
+            )
+        self.model = model.dit
+        self.discriminator = Discriminator(
+            adapted, is_causal=config.is_causal, judges_latents=config.judges_latents
+        )
+        self._whole = model
+        self._clips = clips
+        self._held_out = held_out
+        self._config = config
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        return (
+            Turn("discriminator", self.discriminator, self.learn_discriminator),
+            Turn("generator", self.model, self.learn_generator),
+        )
+
+    def learn_discriminator(self, generator: torch.Generator) -> dict[str, float]:
+        """Real above fake, latent by latent, and little change in small surroundings of both (R1, R2)."""
+        config, numbers = self._config, _Means()
+        for segment in self.play(generator):
+            t = torch.rand(config.clips, generator=generator)
+            seen = [segment.real, segment.fake]
+            seen += [_perturbed(batch, config.perturbation, generator) for batch in seen]
+            # The same t in all four: the penalty is not to measure how logits change with t.
+            real, fake, real_near, fake_near = (self._logits(batch, t) for batch in seen)
+            adversarial = softplus(fake - real).mean()
+            penalty = ((real - real_near).square() + (fake - fake_near).square()).mean()
+            loss = adversarial + config.penalty * penalty
+            (loss / (1 + config.extensions)).backward()
+            numbers.add(loss=loss, adversarial=adversarial, penalty=penalty, lead=(real - fake).mean())
+        return numbers.means()
+
+    def learn_generator(self, generator: torch.Generator) -> dict[str, float]:
+        """Fake above real, latent by latent; one backward for each segment."""
+        config, numbers = self._config, _Means()
+        self.discriminator.requires_grad_(False)
+        for segment in self.play(generator):
+            t = torch.rand(config.clips, generator=generator)
+            made = self.again(segment)
+            old = segment.fake.latents[:, : -made.shape[1]]
+            fake = self._logits(replace(segment.fake, latents=torch.cat([old, made], 1)), t)
+            with torch.no_grad():
+                real = self._logits(segment.real, t)
+            loss = softplus(real - fake).mean()
+            (loss / (1 + config.extensions)).backward()
+            numbers.add(loss=loss)
+        self.discriminator.requires_grad_(True)
+        return numbers.means()
+
+    def play(self, generator: torch.Generator) -> Iterator[Segment]:
+        """The first move: the student plays one segment after another, under the controls of real clips.
+
+        Extensions go on under the controls of clips that have nothing to do with what was played before: the
+        student must be ready for anything.
+        """
+        config = self._config
+        rollout = Rollout(self._whole, config.clips)
+        real = self._clips.batch(generator, config.clips, config.length)
+        seeds = torch.randint(2**31, (config.clips,), generator=generator).tolist()
+        for slot, seed in enumerate(seeds):
+            rollout.open_latent(slot, real.first[slot], real.text[slot], seed)
+        made = _rolled_out(rollout, real)
+        fake = replace(real, latents=made, previous=torch.cat([real.first[:, None], made[:, :-1]], 1))
+        yield Segment(real, fake, _noise(rollout, seeds, fake), None)
+        kept, fresh = slice(config.length - config.overlap, None), slice(config.overlap, None)
+        for _ in range(config.extensions):
+            index = fake.index + config.length - config.overlap
+            real = replace(self._clips.middle(generator, config.clips, config.length), index=index)
+            new = real.part(fresh)
+            past = rollout.next_pass(new.latents.shape[1])
+            made = _rolled_out(rollout, new)
+            latents = torch.cat([fake.latents[:, kept], made], 1)
+            before = fake.previous[:, kept] if config.overlap else fake.latents[:, -1:]
+            fake = replace(
+                fake,
+                latents=latents,
+                previous=torch.cat([before[:, :1], latents[:, :-1]], 1),
+                controls=torch.cat([fake.controls[:, kept], new.controls], 1),
+                index=index,
+            )
+            yield Segment(real, fake, _noise(rollout, seeds, fake.part(fresh)), past)
+
+    def again(self, segment: Segment) -> Latents:
+        """The second move: the new latents of a segment once more, in one pass and with gradients."""
+        new = segment.fake.part(slice(-segment.noise.shape[1], None))
+        t: Time = torch.ones(len(segment.noise))
+        index = new.index if segment.past is None else None
+        predicted = self.model(
+            segment.noise, new.previous, t, new.text, new.controls, index, cache=segment.past
+        )
+        return clean_estimate(segment.noise, predicted, t)
+
+    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+        assert isinstance(model, DiT)
+        return judge(self._whole, model, self._held_out, folder / f"sheet-{step:06d}.png")
+
+    def _logits(self, seen: Batch, t: Time) -> Float[Tensor, "b judged"]:
+        return self.discriminator(seen.latents, seen.previous, t, seen.text, seen.controls, seen.index)
+
+
+class _Means:
+    """Numbers of several segments, averaged."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, **numbers: Tensor) -> None:
+        for name, value in numbers.items():
+            self._values.setdefault(name, []).append(float(value.detach()))
+
+    def means(self) -> dict[str, float]:
+        return {name: sum(values) / len(values) for name, values in self._values.items()}
+
+
+def _rolled_out(rollout: Rollout, real: Batch) -> Latents:
+    slots = range(len(real.controls))
+    made = []
+    for i in range(real.controls.shape[1]):
+        latents = rollout.step({slot: real.controls[slot, i] for slot in slots})
+        made.append(torch.stack([latents[slot] for slot in slots]))
+    return torch.stack(made, 1).clone()
+
+
+def _noise(rollout: Rollout, seeds: list[int], fake: Batch) -> Latents:
+    indices = fake.index[0].tolist()
+    return torch.stack([torch.stack([rollout.noise(seed, i) for i in indices]) for seed in seeds])
+
+
+def _perturbed(batch: Batch, deviation: float, generator: torch.Generator) -> Batch:
+    noise = torch.randn(batch.latents.shape, generator=generator)
+    return replace(batch, latents=batch.latents + deviation * noise)

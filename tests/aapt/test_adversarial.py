@@ -1,0 +1,159 @@
+"""Stage 3: two moves that agree, gradients that flow where they should, and a discriminator that learns."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from aapt.checkpoint import Model, untrained
+from aapt.dit.discriminator import Discriminator
+from aapt.presets import DEBUG
+from aapt.train.adversarial import Adversarial, AdversarialConfig
+from aapt.train.loop import LoopConfig, train
+from aapt.worlds.latents import Batch, Clips, EncodedEpisode
+
+LENGTH = 7  # the window is 4
+CLOSE = 1e-5
+
+
+@pytest.fixture
+def model() -> Model:
+    made = untrained(DEBUG)
+    torch.manual_seed(1)
+    nn.init.normal_(made.dit.head.weight, std=0.2)  # a fresh network answers zero to everything
+    return made
+
+
+@pytest.fixture
+def clips(model: Model) -> Clips:
+    random = torch.Generator().manual_seed(2)
+    episodes = []
+    for _ in range(2):
+        latents = torch.randn(80, 4, 4, 4, generator=random)
+        controls = torch.randint(0, 2, (80, 4, 4), generator=random).float()
+        episodes.append(EncodedEpisode(latents[::4] * 0.5, latents, controls, "noise"))
+    return Clips(episodes, model.text)
+
+
+def stage(model: Model, clips: Clips, **config: object) -> Adversarial:
+    chosen = AdversarialConfig(**{"clips": 2, "length": LENGTH, "extensions": 2, **config})  # type: ignore[arg-type]
+    return Adversarial(model, model.dit, clips, clips, chosen)
+
+
+@pytest.mark.parametrize("overlap", [0, 2, 5])
+def test_the_pass_with_gradients_makes_the_latents_that_the_rollout_made(
+    model: Model, clips: Clips, overlap: int
+) -> None:
+    adversarial = stage(model, clips, overlap=overlap)
+    segments = list(adversarial.play(torch.Generator().manual_seed(3)))
+    assert [segment.noise.shape[1] for segment in segments] == [LENGTH, LENGTH - overlap, LENGTH - overlap]
+    for segment in segments:
+        made = adversarial.again(segment)
+        torch.testing.assert_close(made, segment.fake.latents[:, -made.shape[1] :], atol=CLOSE, rtol=0)
+        assert segment.fake.latents.shape == segment.real.latents.shape
+        assert torch.equal(segment.fake.index, segment.real.index)
+    whole = torch.cat([segment.fake.index[0, -segment.noise.shape[1] :] for segment in segments])
+    assert whole.tolist() == list(range(1, len(whole) + 1))
+
+
+def test_gradients_flow_through_keys_and_values_and_stop_at_the_border(model: Model, clips: Clips) -> None:
+    adversarial = stage(model, clips)
+    first, second, _ = adversarial.play(torch.Generator().manual_seed(3))
+    first.noise.requires_grad_()
+    adversarial.again(first)[:, 2].sum().backward()
+    assert first.noise.grad is not None
+    reached = first.noise.grad.flatten(2).abs().sum((0, 2))
+    assert (reached[:3] > 0).all()
+    assert not reached[3:].any()
+    assert not second.fake.latents.requires_grad
+    assert second.past is not None
+    assert not second.past.cache.keys.requires_grad
+
+
+def test_extensions_are_compared_with_clips_that_do_not_begin_with_a_picture(
+    model: Model, clips: Clips
+) -> None:
+    first, second, third = stage(model, clips).play(torch.Generator().manual_seed(3))
+    pictures = torch.cat([episode.firsts for episode in clips.episodes])
+
+    def begins_with_a_picture(batch: Batch) -> list[bool]:
+        return [bool((pictures == row).flatten(1).all(1).any()) for row in batch.previous[:, 0]]
+
+    assert all(begins_with_a_picture(first.real))
+    assert not any(begins_with_a_picture(second.real))
+    assert not any(begins_with_a_picture(second.fake))
+    new = second.noise.shape[1]
+    assert torch.equal(second.fake.controls[:, -new:], second.real.controls[:, -new:])
+    assert torch.equal(second.fake.latents[:, -2:], third.fake.latents[:, :2])
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_a_causal_discriminator_judges_a_latent_by_its_past_alone(
+    model: Model, clips: Clips, is_causal: bool
+) -> None:
+    discriminator = Discriminator(model.dit, is_causal=is_causal)
+    batch = clips.batch(torch.Generator().manual_seed(1), 2, LENGTH)
+    t = torch.full((2,), 0.5)
+
+    def logits(latents: torch.Tensor) -> torch.Tensor:
+        return discriminator(latents, batch.previous, t, batch.text, batch.controls, batch.index)
+
+    changed = batch.latents.clone()
+    changed[:, 4] += 1
+    same = (logits(batch.latents) - logits(changed)).abs() < 1e-6
+    assert same.shape == (2, LENGTH)
+    assert same[:, :4].all() == is_causal
+    assert not same[:, 4].any()
+
+
+def test_a_discriminator_of_clips_has_one_logit(model: Model, clips: Clips) -> None:
+    discriminator = Discriminator(model.dit, judges_latents=False)
+    batch = clips.batch(torch.Generator().manual_seed(1), 3, LENGTH)
+    t = torch.zeros(3)
+    assert discriminator(batch.latents, batch.previous, t, batch.text, batch.controls, batch.index).shape == (
+        3,
+        1,
+    )
+
+
+def test_each_player_gains_while_the_other_stands_still(model: Model, clips: Clips) -> None:
+    adversarial = stage(model, clips, extensions=1, penalty=1.0)
+    judges = torch.optim.Adam(adversarial.discriminator.parameters(), lr=1e-3)
+    leads = []
+    for step in range(15):
+        judges.zero_grad()
+        leads.append(adversarial.learn_discriminator(torch.Generator().manual_seed(step))["lead"])
+        judges.step()
+    assert sum(leads[-3:]) > sum(leads[:3]) + 1
+    before = {name: p.clone() for name, p in adversarial.discriminator.named_parameters()}
+    makers = torch.optim.Adam(adversarial.model.parameters(), lr=1e-3)
+    losses = []
+    for step in range(15):
+        makers.zero_grad()
+        losses.append(adversarial.learn_generator(torch.Generator().manual_seed(step))["loss"])
+        makers.step()
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert all(torch.equal(p, before[name]) for name, p in adversarial.discriminator.named_parameters())
+
+
+def test_a_run_that_was_stopped_goes_on_with_both_players(clips: Clips, tmp_path: Path) -> None:
+    def weights(run: str, *stops: int) -> dict[str, dict[str, torch.Tensor]]:
+        for steps in stops:
+            config = LoopConfig(
+                steps=steps, learning_rate=1e-4, warmup_steps=100, evaluate_every=99, optimizer="rmsprop"
+            )
+            torch.manual_seed(0)  # the heads of the discriminator begin at random
+            train(stage(untrained(DEBUG), clips, extensions=0), config, tmp_path / run)
+        state: dict[str, dict[str, dict[str, torch.Tensor]]] = torch.load(
+            tmp_path / run / "state.pt", weights_only=True
+        )
+        return state["networks"]
+
+    whole, resumed = weights("whole", 4), weights("resumed", 2, 4)
+    assert set(whole) == {"generator", "discriminator"}
+    for player in whole:
+        assert all(torch.equal(whole[player][name], resumed[player][name]) for name in whole[player])
+    last = json.loads((tmp_path / "whole" / "log.jsonl").read_text().splitlines()[-1])
+    assert "sharpness_15" in last["held_out"]
