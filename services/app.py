@@ -18,9 +18,11 @@ from grpc_reflection.v1alpha import reflection
 from services import telemetry
 from services.errors import BadSetting, PortTaken, ServiceError, refusal_in
 
-MAX_MESSAGE_BYTES = (
-    32 << 20
-)  # a session's whole window of latents, when a decoder hands it to the next engine
+# What one message may weigh: a first picture and what comes with it. A larger one holds up everybody while it
+# is read.
+MAX_MESSAGE_BYTES = 6 << 20
+# Among ourselves: a session's whole window of latents, when a decoder hands it to the next engine.
+MAX_WINDOW_BYTES = 32 << 20
 
 # Pings find a peer whose machine vanished without closing its connections.
 _PING = (
@@ -80,7 +82,7 @@ class Host:
             interceptors=[RefusalInterceptor(self._service.name)],
             options=[
                 ("grpc.max_receive_message_length", self._max_message_bytes),
-                ("grpc.max_send_message_length", self._max_message_bytes),
+                ("grpc.max_send_message_length", MAX_WINDOW_BYTES),
                 # Without this a second server on the same port would silently share its connections.
                 ("grpc.so_reuseport", 0),
                 ("grpc.http2.min_ping_interval_without_data_ms", 1000),
@@ -155,6 +157,9 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
                 async with aclosing(cast(typing.AsyncGenerator[Any, None], produced)) as responses:
                     async for response in responses:
                         await context.write(response)
+            except grpc.aio.InternalError as error:
+                # So ends a write to a client that has gone: there is nobody left to be told.
+                log.info("client left", name=self._service_name, method=method, error=str(error))
             except Exception as error:
                 await self._refuse(error, method, context)
 
@@ -185,8 +190,8 @@ def open_channel(address: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(
         address,
         options=[
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_WINDOW_BYTES),
+            ("grpc.max_send_message_length", MAX_WINDOW_BYTES),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
@@ -241,21 +246,21 @@ def serve_metrics(host: str, port: int) -> None:
         ) from error
 
 
-def run(service: Service, settings: RunSettings) -> None:
+def run(service: Service, settings: RunSettings, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
     """Runs a service until SIGINT or SIGTERM, which drain it. What every __main__.py calls."""
     telemetry.start_logging()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run_until_signalled(service, settings))
+            runner.run(_run_until_signalled(service, settings, max_message_bytes))
     except ServiceError as refusal:
         raise SystemExit(refusal.message) from refusal
 
 
-async def _run_until_signalled(service: Service, settings: RunSettings) -> None:
+async def _run_until_signalled(service: Service, settings: RunSettings, max_message_bytes: int) -> None:
     signalled = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
-    host = Host(service, address=settings.address)
+    host = Host(service, address=settings.address, max_message_bytes=max_message_bytes)
     if settings.metrics_port:
         serve_metrics(settings.address.rpartition(":")[0], settings.metrics_port)
     await host.start()

@@ -11,7 +11,7 @@ import grpc
 
 from livevideo.v1.engine_pb2 import Credit, GenerateRequest, Latent, Seated, Start
 from livevideo.v1.engine_pb2_grpc import EngineServiceStub
-from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
+from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, SESSION_STATE_LIVE, GetRequest, Session
 from services import telemetry
 from services.app import open_channel
 from services.errors import EngineFull, SeatTaken, SessionClosed, refusal_in
@@ -59,7 +59,14 @@ class LatentSource:
             self._limit_rose.set()
 
     async def latents(self, session: Session) -> AsyncGenerator[Seated | Latent, None]:
-        """Seated once, then each latent once, in order, until the session is closed. Raises what ended it."""
+        """Seated once, then each latent once, in order, until the session is closed. Raises what ended it.
+
+        A session that is live has a viewer: no engine is asked, since asking takes a slot for a moment.
+        """
+        if session.state == SESSION_STATE_LIVE:
+            raise SeatTaken(
+                f"session {self._session_id} has a viewer already; close that one, or open another session"
+            )
         is_seated = False
         broken_at_s: float | None = None
         while True:
@@ -105,17 +112,21 @@ class LatentSource:
 
     async def _generate(self, address: str) -> AsyncGenerator[Seated | Latent, None]:
         async with open_channel(address) as channel:
-            call = EngineServiceStub(channel).Generate(self._requests())
+            ended = asyncio.Event()
+            call = EngineServiceStub(channel).Generate(self._requests(ended))
             try:
                 async for response in call:
                     yield response.seated if response.HasField("seated") else response.latent
             finally:
+                # A call that has failed does not close what it was reading from.
+                ended.set()
+                self._limit_rose.set()
                 call.cancel()
 
-    async def _requests(self) -> AsyncIterator[GenerateRequest]:
+    async def _requests(self, ended: asyncio.Event) -> AsyncIterator[GenerateRequest]:
         yield GenerateRequest(start=Start(session_id=self._session_id, past=self._past()))
         told = self.next_index
-        while True:
+        while not ended.is_set():
             self._limit_rose.clear()
             if self._limit > told:
                 yield GenerateRequest(credit=Credit(latents=self._limit - told))

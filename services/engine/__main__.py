@@ -35,7 +35,7 @@ def main() -> None:
     except ServiceError as refusal:
         raise SystemExit(refusal.message) from refusal
     engine.reached_at(settings.advertised_address or settings.address)
-    app.run(engine, settings)
+    app.run(engine, settings, max_message_bytes=app.MAX_WINDOW_BYTES)
 
 
 if __name__ == "__main__":

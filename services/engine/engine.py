@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _MEASURED_STEPS = 64  # the median is taken over this many
 _RETRY_AFTER_S = 5.0
+_PATIENT_PERIODS = 3
 _STEPS_TO_TRUST = 8  # the first steps of a process are slow and say nothing
 
 
@@ -61,7 +62,8 @@ class Engine:
         self.keys = tuple(keys)
         self.clock = clock
         self._world = world
-        self._credit_timeout_s = credit_timeout_s
+        # At a slow pace a viewer needs longer than that to show a latent's last frame.
+        self._credit_timeout_s = max(credit_timeout_s, _PATIENT_PERIODS * self.period_s)
         self._headroom = headroom
         self._executor = executor or ThreadPoolExecutor(1, "world", torch.set_num_threads, (torch_threads,))
         self._sleep = sleep

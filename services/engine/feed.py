@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -41,17 +42,20 @@ class ControlFeed:
         self._residence = residence
         self._mailbox = mailbox
         self._retry_s = retry_s
-        self._receipts: asyncio.Queue[ControlReceipt] = asyncio.Queue()
+        self._receipts: deque[ControlReceipt] = deque()
+        self._changed = asyncio.Event()
 
     def obeyed(self, seqs: Iterable[int], frame_index: int) -> None:
         """Tell the player that from this frame on the picture follows these controls."""
         for seq in seqs:
-            self._receipts.put_nowait(ControlReceipt(seq=seq, obeyed=Obeyed(frame_index=frame_index)))
+            self._receipts.append(ControlReceipt(seq=seq, obeyed=Obeyed(frame_index=frame_index)))
+        self._changed.set()
 
     async def run(self, clock: Callable[[], float]) -> None:
         """Follow until the session is closed or another engine has claimed it; then end the stay."""
         while True:
-            call = self._sessions.Follow(self._said())
+            ended = asyncio.Event()
+            call = self._sessions.Follow(self._said(ended))
             try:
                 async for control in call:
                     path_s = max(0.0, time.time() - control.received_at_s)
@@ -69,11 +73,20 @@ class ControlFeed:
                     return
                 log.warning("controls lost their way", session=self._session_id, status=error.code().name)
             finally:
+                # A call that has failed does not close what it was reading from.
+                ended.set()
+                self._changed.set()
                 call.cancel()
             await asyncio.sleep(self._retry_s)
 
-    async def _said(self) -> AsyncIterator[FollowRequest]:
+    async def _said(self, ended: asyncio.Event) -> AsyncIterator[FollowRequest]:
         seat = Seat(session_id=self._session_id, epoch=self._epoch, after_seq=self._mailbox.newest_seq)
         yield FollowRequest(seat=seat)
-        while True:
-            yield FollowRequest(obeyed=await self._receipts.get())
+        while not ended.is_set():
+            while self._receipts:
+                yield FollowRequest(obeyed=self._receipts[0])
+                if ended.is_set():
+                    return  # perhaps it was not heard: the next call tells it again
+                self._receipts.popleft()
+            self._changed.clear()
+            await self._changed.wait()

@@ -17,7 +17,7 @@ from livevideo.v1 import engine_pb2_grpc, session_pb2_grpc
 from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Seated, Start
 from livevideo.v1.session_pb2 import AnnounceRequest, ClaimRequest, Model, Session
 from services import telemetry
-from services.app import open_channel
+from services.app import open_channel, until_one_ends
 from services.engine.engine import Engine, Tick
 from services.engine.feed import ControlFeed
 from services.engine.latents import first_frame, to_message, to_past
@@ -73,7 +73,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         )
         self._tenants: dict[Residence, str] = {}
         self._channel: grpc.aio.Channel | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._task: asyncio.Task[None] | None = None
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
         engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
@@ -85,13 +85,13 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
 
     async def start(self) -> None:
         self._channel = open_channel(self._settings.sessions_address)
-        self._tasks = [asyncio.create_task(self.engine.run()), asyncio.create_task(self._announce())]
+        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         await self.engine.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
         if self._address:
             with suppress(grpc.aio.AioRpcError):
                 await self._sessions.Announce(self._announcement(), timeout=1.0)
@@ -111,7 +111,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             )
             self._tenants[residence] = session.tenant
             telemetry.SESSIONS_LIVE.labels(session.tenant, self._model.name).inc()
-            mailbox = self._mailbox(start)
+            mailbox = self._mailbox(start, session)
             feed = ControlFeed(self._sessions, session.session_id, session.epoch, residence, mailbox)
             tasks += [
                 asyncio.create_task(feed.run(self.engine.clock)),
@@ -147,10 +147,11 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         except ValueError as error:
             raise BadRequest("start.past" if start.past else "image", str(error)) from error
 
-    def _mailbox(self, start: Start) -> Mailbox:
+    def _mailbox(self, start: Start, session: Session) -> Mailbox:
         keys = tuple(self._model.keys)
         if not start.past:
-            return Mailbox(keys)
+            # A world that begins again is told what is held, not what was ever done.
+            return Mailbox(keys, obeyed_seq=session.newest_seq if session.epoch > 1 else 0)
         newest = start.past[-1]
         held = [key for key, value in zip(keys, newest.controls[-len(keys) :], strict=False) if value]
         return Mailbox(keys, obeyed_seq=newest.control_seq, held=held)
@@ -164,6 +165,13 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
                 )
                 return
             residence.grant(request.credit.latents, self.engine.clock())
+
+    async def _run(self) -> None:
+        # An engine whose ticks have failed announces nothing more, so nobody else is seated there.
+        try:
+            await until_one_ends(self.engine.run(), self._announce())
+        except Exception as error:
+            log.exception("engine failed", error)
 
     async def _announce(self) -> None:
         is_heard = True

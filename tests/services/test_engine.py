@@ -152,6 +152,17 @@ async def test_a_seat_without_credit_for_two_seconds_is_free_again(engine: Engin
     await seated(engine)  # the slot can be used again
 
 
+async def test_at_a_slow_pace_a_seat_outlives_the_time_that_a_latent_is_shown(clock: Clock) -> None:
+    engine = Engine(Counting(), keys=KEYS, frames_per_second=1.0, executor=AtOnce(), clock=clock)
+    await seated(engine, credits=1)
+    clock.now_s += 2 * engine.period_s
+    await engine.tick()
+    assert engine.slots_free == 1
+    clock.now_s += 2 * engine.period_s
+    await engine.tick()
+    assert engine.slots_free == 2
+
+
 async def test_a_full_engine_refuses_with_a_retry_time(engine: Engine) -> None:
     await seated(engine)
     await seated(engine)

@@ -10,10 +10,18 @@ import pytest
 
 from livevideo.v1 import engine_pb2_grpc
 from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Latent, Seated, Start
-from livevideo.v1.session_pb2 import AnnounceRequest, CloseRequest, Model, OpenRequest, Session
+from livevideo.v1.session_pb2 import (
+    AnnounceRequest,
+    ClaimRequest,
+    CloseRequest,
+    GetRequest,
+    Model,
+    OpenRequest,
+    Session,
+)
 from services.app import Context, Service
 from services.decoder.source import LatentSource
-from services.errors import SessionClosed
+from services.errors import SeatTaken, SessionClosed
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
@@ -95,6 +103,19 @@ async def test_a_refusal_is_not_tried_again(
             pass
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert len(engine.starts) == 1
+
+
+async def test_a_live_session_is_refused_before_an_engine_is_asked(
+    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
+) -> None:
+    engine = BreakingEngine(ends=[3])
+    session = await opened(session_stub, road, await serve(engine))
+    await session_stub.Claim(ClaimRequest(session_id=session.session_id, replica="engine-1"))
+    live = await session_stub.Get(GetRequest(session_id=session.session_id))
+    with pytest.raises(SeatTaken, match="has a viewer already"):
+        async for _ in source_of(session_stub, session).latents(live):
+            pass
+    assert not engine.starts
 
 
 async def test_a_session_that_was_closed_meanwhile_ends(

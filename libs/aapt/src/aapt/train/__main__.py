@@ -129,7 +129,7 @@ def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Nam
         adapted = DiT(model.preset.dit)
         _read(adapted, options.adapted)
         torch.manual_seed(options.seed)  # the heads of the discriminator begin at random
-        return Adversarial(model, adapted, learning, held_out, config)
+        return Adversarial(model, adapted, learning, held_out, config, is_compiled=options.compile)
     if isinstance(config, AdaptConfig):
         stage: Stage = Adapt(model, learning, held_out, config)
     else:

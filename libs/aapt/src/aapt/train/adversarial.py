@@ -64,7 +64,14 @@ class Adversarial:
     """Discriminator and generator take turns, each on rollouts of its own."""
 
     def __init__(
-        self, model: Model, adapted: DiT, clips: Clips, held_out: Clips, config: AdversarialConfig
+        self,
+        model: Model,
+        adapted: DiT,
+        clips: Clips,
+        held_out: Clips,
+        config: AdversarialConfig,
+        *,
+        is_compiled: bool = False,
     ) -> None:
         if not 0 <= config.overlap < config.length:
             raise ValueError(
@@ -74,6 +81,9 @@ class Adversarial:
         self.discriminator = Discriminator(
             adapted, is_causal=config.is_causal, judges_latents=config.judges_latents
         )
+        # The rollout's single latents stay as they are: compiling pays where a whole segment is one pass.
+        self._pass = torch.compile(self.model) if is_compiled else self.model
+        self._judge = torch.compile(self.discriminator) if is_compiled else self.discriminator
         self._whole = model
         self._clips = clips
         self._held_out = held_out
@@ -157,7 +167,7 @@ class Adversarial:
         new = segment.fake.part(slice(-segment.noise.shape[1], None))
         t: Time = torch.ones(len(segment.noise))
         index = new.index if segment.past is None else None
-        predicted = self.model(
+        predicted = self._pass(
             segment.noise, new.previous, t, new.text, new.controls, index, cache=segment.past
         )
         return clean_estimate(segment.noise, predicted, t)
@@ -167,7 +177,7 @@ class Adversarial:
         return judge(self._whole, model, self._held_out, folder / f"sheet-{step:06d}.png")
 
     def _logits(self, seen: Batch, t: Time) -> Float[Tensor, "b judged"]:
-        return self.discriminator(seen.latents, seen.previous, t, seen.text, seen.controls, seen.index)
+        return self._judge(seen.latents, seen.previous, t, seen.text, seen.controls, seen.index)
 
 
 class _Means:

@@ -1,0 +1,114 @@
+"""An engine's side of Follow: no receipt is lost however often the call breaks, and nothing stays behind."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+
+from livevideo.v1 import session_pb2_grpc
+from livevideo.v1.control_pb2 import ControlEvent, Keys
+from livevideo.v1.session_pb2 import (
+    AnnounceRequest,
+    ClaimRequest,
+    FollowRequest,
+    FollowResponse,
+    OpenRequest,
+    PushRequest,
+)
+from services.app import Context, Service
+from services.engine.feed import ControlFeed
+from services.engine.mailbox import Mailbox
+from services.engine.residence import Residence
+
+if TYPE_CHECKING:
+    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+
+Serve = Callable[[Service], Awaitable[str]]
+
+BREAKS = 3
+DEADLINE_S = 30.0
+
+
+@dataclass
+class BreakingSessions(session_pb2_grpc.SessionServiceServicer):
+    """Breaks the first Follow calls when they are told to; every call notes the receipts that it heard."""
+
+    heard: list[int] = field(default_factory=list)
+    calls: int = 0
+    is_broken: asyncio.Event = field(default_factory=asyncio.Event)
+    name: str = "sessions"
+
+    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
+        return ("livevideo.v1.SessionService",)
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def Follow(
+        self, requests: AsyncIterator[FollowRequest], context: Context
+    ) -> AsyncIterator[FollowResponse]:
+        await anext(requests)
+        self.calls += 1
+        yield FollowResponse(event=ControlEvent(seq=self.calls, keys=Keys()), received_at_s=time.time())
+        if self.calls <= BREAKS:
+            await self.is_broken.wait()
+            self.is_broken.clear()
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "broken on purpose")
+        async for request in requests:
+            self.heard.append(request.obeyed.seq)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not holds():  # noqa: ASYNC110 (another process's doing, as far as the test can tell)
+            await asyncio.sleep(0.01)
+
+
+async def test_no_receipt_is_lost_however_often_follow_breaks(
+    serve: Serve,
+    dial: "Callable[[str], grpc.aio.Channel]",
+    running: Callable[[], set["asyncio.Task[object]"]],
+    until_ended: Callable[[set["asyncio.Task[object]"]], Awaitable[None]],
+) -> None:
+    sessions = BreakingSessions()  # type: ignore[abstract]
+    stub = session_pb2_grpc.SessionServiceStub(dial(await serve(sessions)))
+    before = running()
+    mailbox = Mailbox(("up",))
+    feed = ControlFeed(stub, "road-1", 1, Residence(0, 0.0, lambda residence: None), mailbox, retry_s=0.01)
+    task = asyncio.create_task(feed.run(time.monotonic))
+    for call in range(1, BREAKS + 1):
+        await eventually(lambda call=call: mailbox.newest_seq == call)  # type: ignore[misc]
+        sessions.is_broken.set()
+    await eventually(lambda: mailbox.newest_seq == BREAKS + 1)
+    for seq in range(1, 21):
+        feed.obeyed([seq], frame_index=seq)
+    await eventually(lambda: len(sessions.heard) >= 20)
+    assert sessions.heard == [*range(1, 21)]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await until_ended(before)
+
+
+async def test_a_claim_tells_the_newest_control_so_that_a_world_that_begins_again_obeys_none_twice(
+    session_stub: "SessionServiceAsyncStub", announcement: AnnounceRequest
+) -> None:
+    await session_stub.Announce(announcement)
+    session = await session_stub.Open(OpenRequest(model="road"))
+    call = session_stub.Push()
+    for seq in (3, 2**60 + 1):
+        event = ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=["up"]))
+        await call.write(PushRequest(event=event, received_at_s=time.time()))
+        await call.read()
+    claimed = await session_stub.Claim(ClaimRequest(session_id=session.session_id, replica="engine-1"))
+    assert claimed.newest_seq == 2**60 + 1
+    call.cancel()
+    again = Mailbox(("up",), obeyed_seq=claimed.newest_seq)
+    again.put(event, received_at_s=1.0, path_s=0.0, now_s=2.0)
+    turn = again.take()
+    assert turn.keys == (1.0,), "what is held is known"
+    assert not turn.seqs, "and obeyed already"
