@@ -1,7 +1,8 @@
-"""What a player saw, as numbers and as a film."""
+"""What a player saw, as a film."""
 
 import io
 from pathlib import Path
+from typing import Protocol
 
 import av
 import numpy as np
@@ -9,8 +10,6 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from livevideo.v1.session_pb2 import Model
-
-LARGER = 4
 
 
 def to_rgb(picture: bytes, picture_format: str, model: Model) -> np.ndarray:
@@ -21,25 +20,65 @@ def to_rgb(picture: bytes, picture_format: str, model: Model) -> np.ndarray:
         return np.array(opened.convert("RGB"))
 
 
-class Movie:
-    """An MP4, each pixel four times as large, so that small worlds can be seen."""
+class Movie(Protocol):
+    """A film that is being made."""
+
+    def add(self, frame: np.ndarray) -> None:
+        """Append one frame, [h, w, 3] uint8."""
+
+    def close(self) -> None:
+        """Finish the file."""
+
+
+def movie_at(path: Path) -> Movie:
+    """A GIF where the name ends so, an MP4 otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Gif(path) if path.suffix == ".gif" else Mp4(path)
+
+
+class Gif:
+    """Every second frame, three times as large, in few colours: a page can show it without a player."""
+
+    LARGER = 3
+    MILLISECONDS = 83
+    COLOURS = 48
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._frames: list[Image.Image] = []
+        self._seen = 0
+
+    def add(self, frame: np.ndarray) -> None:
+        self._seen += 1
+        if self._seen % 2:
+            large = frame.repeat(self.LARGER, 0).repeat(self.LARGER, 1)
+            self._frames.append(Image.fromarray(large).quantize(self.COLOURS))
+
+    def close(self) -> None:
+        if self._frames:
+            first, *others = self._frames
+            first.save(self._path, save_all=True, append_images=others, duration=self.MILLISECONDS, loop=0)
+
+
+class Mp4:
+    """Each pixel four times as large, so that small worlds can be seen."""
+
+    LARGER = 4
 
     def __init__(self, path: Path, frames_per_second: int = 24) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(path), "w")
         self._stream: VideoStream = self._container.add_stream("libx264", rate=frames_per_second)
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"crf": "16"}
 
     def add(self, frame: np.ndarray) -> None:
-        """Append one frame, [h, w, 3] uint8."""
-        large = frame.repeat(LARGER, 0).repeat(LARGER, 1)
-        self._stream.height, self._stream.width = large.shape[:2]
+        large = frame.repeat(self.LARGER, 0).repeat(self.LARGER, 1)
+        if not self._stream.codec_context.is_open:
+            self._stream.height, self._stream.width = large.shape[:2]
         for packet in self._stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")):
             self._container.mux(packet)
 
     def close(self) -> None:
-        """Finish the file."""
         for packet in self._stream.encode():
             self._container.mux(packet)
         self._container.close()

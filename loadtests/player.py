@@ -23,7 +23,7 @@ from livevideo.v1.frame_pb2 import FrameFormat, Shown, WatchRequest, WatchStart
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
-from loadtests.movie import Movie, to_rgb
+from loadtests.movie import Movie, movie_at, to_rgb
 from loadtests.report import Measurements, Report
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -157,7 +157,7 @@ def _advance(progress: "tqdm[Any]") -> None:
 
 async def _play(options: argparse.Namespace) -> Report:
     player = Player(Addresses(options.sessions, options.control, options.frames))
-    movie = Movie(options.save) if options.save else None
+    movie = movie_at(options.save) if options.save else None
     wanted = OpenRequest(model=options.model, seed=options.seed, prompt=options.prompt)
     if options.image:
         wanted.image = options.image.read_bytes()
@@ -194,7 +194,7 @@ def main() -> int:
     parser.add_argument("--image", type=Path, help="first picture, PNG or JPEG of the model's size")
     parser.add_argument("--prompt", default="")
     parser.add_argument("--seed", type=int, default=0, help="0: the service chooses")
-    parser.add_argument("--save", type=Path, help="write what was seen as an MP4, four times as large")
+    parser.add_argument("--save", type=Path, help="write what was seen, as .mp4 or .gif")
     parser.add_argument("--json", action="store_true", help="no progress bar; one line of JSON, last")
     options = parser.parse_args()
     try:
