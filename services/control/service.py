@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
 
 import grpc
 
@@ -14,6 +13,7 @@ from livevideo.v1.session_pb2 import GetRequest, PushRequest, Session, SessionSt
 from services import telemetry
 from services.app import Context, open_channel, until_one_ends
 from services.control.gate import ControlGate
+from services.control.gates import Gates
 from services.errors import BadRequest, SessionClosed
 
 log = telemetry.logger("control")
@@ -28,6 +28,8 @@ class Settings:
     sessions_address: str = "127.0.0.1:50052"  # where *sessions* listens, host:port
     controls_per_s: float = 200.0  # most controls a second for one session
     burst: int = 100  # controls that one session may send at once after a silence
+    streams_per_session: int = 8  # most Send calls of one session here; each holds a connection to Redis
+    first_event_s: float = 5.0  # longest wait for a stream's first event, which names the session
     get_s: float = 5.0  # longest wait for *sessions* to say which session it is
 
 
@@ -38,8 +40,12 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings or Settings()
-        # A session's streams to this instance share its gate, which lives as long as any of them.
-        self._gates: WeakValueDictionary[str, ControlGate] = WeakValueDictionary()
+        self._gates = Gates(
+            controls_per_s=self._settings.controls_per_s,
+            burst=self._settings.burst,
+            streams_per_session=self._settings.streams_per_session,
+            clock=time.monotonic,
+        )
         self._channel: grpc.aio.Channel | None = None
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -57,27 +63,36 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     async def Send(  # type: ignore[override]
         self, request_iterator: AsyncIterator[ControlEvent], context: Context
     ) -> None:
-        first = await anext(request_iterator, None)
+        first = await _first(request_iterator, self._settings.first_event_s)
         if first is None:
             return
-        if not first.session_id:
-            raise BadRequest("session_id", "is empty in the first event; name the session")
         if self._channel is None:
             raise RuntimeError("control was asked before it was started; await start() first")
         stub = session_pb2_grpc.SessionServiceStub(self._channel)
         session = await stub.Get(GetRequest(session_id=first.session_id), timeout=self._settings.get_s)
         if session.state == SessionState.SESSION_STATE_CLOSED:
             raise SessionClosed(f"session {session.session_id} has ended; open a new one")
-        gate = self._gates.get(session.session_id) or ControlGate(
-            session.model, controls_per_s=self._settings.controls_per_s, burst=self._settings.burst
-        )
-        self._gates[session.session_id] = gate
-        push = stub.Push()
-        try:
-            send = _Send(session, gate, push, context)
-            await until_one_ends(send.forward_all(first, request_iterator), send.bring_receipts())
-        finally:
-            push.cancel()
+        with self._gates.entered(session) as gate:
+            push = stub.Push()
+            try:
+                send = _Send(session, gate, push, context)
+                await until_one_ends(send.forward_all(first, request_iterator), send.bring_receipts())
+            finally:
+                push.cancel()
+
+
+async def _first(events: AsyncIterator[ControlEvent], within_s: float) -> ControlEvent | None:
+    """The event that names the session; None from a player who left without one. Raises BadRequest."""
+    try:
+        async with asyncio.timeout(within_s):
+            first = await anext(events, None)
+    except TimeoutError as error:
+        raise BadRequest(
+            "session_id", f"no event came within {within_s:g} s; name the session at once"
+        ) from error
+    if first is not None and not first.session_id:
+        raise BadRequest("session_id", "is empty in the first event; name the session")
+    return first
 
 
 class _Send:

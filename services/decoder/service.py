@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 import torch
@@ -16,12 +16,12 @@ from livevideo.v1 import frame_pb2_grpc, session_pb2_grpc
 from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
 from services import telemetry
-from services.app import open_channel
+from services.app import Context, open_channel
 from services.decoder.clock import FrameClock
 from services.decoder.encoders import encoder_for
 from services.decoder.playback import Playback
 from services.decoder.source import LatentSource
-from services.errors import BadRequest, ServiceStopping, SessionClosed
+from services.errors import BadRequest, ServiceStopping, SessionClosed, ViewerGone
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
@@ -40,6 +40,8 @@ class Settings:
     playout_delay_s: float = 0.03  # frames wait this long, so that a latent may be a little late
     latents_in_flight: int = 3  # made, but not shown to their end
     past_latents: int = 32  # kept for the next engine, besides the first two; the model's window + 2 or more
+    first_message_s: float = 5.0  # longest wait for a viewer to name the session
+    write_s: float = 2.0  # longest wait for a viewer to take a frame; as long as an engine waits for credit
     patience_s: float = 5.0  # how long a broken session is tried again
     jpeg_quality: int = 90  # 1 to 95
     key_period_s: float = 2.0  # between two key frames of H.264
@@ -75,10 +77,11 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             await self._channel.close()
         self._executor.shutdown(wait=False)
 
-    async def Watch(
-        self, request_iterator: AsyncIterator[WatchRequest], context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[WatchResponse]:
-        start = await _first(request_iterator)
+    # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
+    async def Watch(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[WatchRequest], context: Context
+    ) -> None:
+        start = await _first(request_iterator, self._settings.first_message_s)
         session = await self._sessions.Get(GetRequest(session_id=start.session_id), timeout=5.0)
         if session.state == SESSION_STATE_CLOSED:
             raise SessionClosed(f"session {start.session_id} has ended; open a new one")
@@ -92,12 +95,27 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         try:
             async with aclosing(playback.responses()) as responses:
                 async for response in responses:
-                    yield response
+                    await self._write(response, context)
         finally:
             self._playbacks.discard(playback)
             for task in tasks:
                 task.cancel()
+            # How it ended is said behind the frames that were sent; whoever does not read them keeps no call.
+            call = asyncio.current_task()
+            assert call is not None
+            asyncio.get_running_loop().call_later(self._settings.write_s, call.cancel)
             log.info("watch ended", session=start.session_id)
+
+    async def _write(self, response: WatchResponse, context: Context) -> None:
+        """Raises ViewerGone when the viewer does not take it."""
+        try:
+            async with asyncio.timeout(self._settings.write_s):
+                await context.write(response)
+        except TimeoutError as error:
+            message = (
+                f"no frame was read for {self._settings.write_s:g} s, so the seat was given up; watch again"
+            )
+            raise ViewerGone(message) from error
 
     def _playback(self, start: WatchStart, session: Session) -> Playback:
         settings, model = self._settings, session.model
@@ -127,12 +145,16 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         return session_pb2_grpc.SessionServiceStub(self._channel)
 
 
-async def _first(requests: AsyncIterator[WatchRequest]) -> WatchStart:
-    async for request in requests:
-        if request.WhichOneof("said") == "start" and request.start.session_id:
-            return request.start
-        break
-    raise BadRequest("start.session_id", "the first message of Watch must name a session")
+async def _first(requests: AsyncIterator[WatchRequest], within_s: float) -> WatchStart:
+    try:
+        async with asyncio.timeout(within_s):
+            first = await anext(requests, None)
+    except TimeoutError as error:
+        message = f"no message came within {within_s:g} s; name the session at once"
+        raise BadRequest("start.session_id", message) from error
+    if first is None or first.WhichOneof("said") != "start" or not first.start.session_id:
+        raise BadRequest("start.session_id", "the first message of Watch must name a session")
+    return first.start
 
 
 async def _take_shown(requests: AsyncIterator[WatchRequest], playback: Playback) -> None:

@@ -19,6 +19,7 @@ _ADDRESS = re.compile(r"[!-~]{1,200}:[0-9]{1,5}")
 
 # Pillow itself then refuses anything more than twice as large, before a picture is even asked for its size.
 Image.MAX_IMAGE_PIXELS = 4096 * 4096
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def chosen_model(name: str, live: dict[str, Model], known: set[str]) -> Model:
@@ -37,8 +38,8 @@ def chosen_model(name: str, live: dict[str, Model], known: set[str]) -> Model:
     return next(iter(live.values()))
 
 
-async def check_open(request: OpenRequest, model: Model) -> None:
-    """Raises BadRequest for a field that cannot be: the tenant, the prompt, the picture."""
+def check_open(request: OpenRequest) -> None:
+    """Raises BadRequest for a field that cannot be, whatever the model: the tenant, the prompt, the image."""
     if request.tenant and not _NAME.fullmatch(request.tenant):
         raise BadRequest("tenant", "must be 1 to 128 letters, digits or _ . : -")
     prompt_bytes = len(request.prompt.encode())
@@ -46,27 +47,34 @@ async def check_open(request: OpenRequest, model: Model) -> None:
         raise BadRequest("prompt", f"has {prompt_bytes} bytes; send at most {MAX_PROMPT_BYTES}")
     if len(request.image) > MAX_IMAGE_BYTES:
         raise BadRequest("image", f"has {len(request.image)} bytes; send at most {MAX_IMAGE_BYTES}")
-    if request.image:
-        await asyncio.to_thread(check_image, request.image, model.width_px, model.height_px)
 
 
-def check_image(encoded: bytes, width_px: int, height_px: int) -> None:
-    """Raises BadRequest unless it is a PNG or JPEG of exactly this size; decoded only if its header is."""
-    unreadable = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+async def plain_picture(encoded: bytes, model: Model) -> bytes:
+    """The picture as an RGB PNG with nothing else in it. Raises BadRequest unless it has the model's size."""
+    return await asyncio.to_thread(_plain, encoded, model.width_px, model.height_px)
+
+
+def _plain(encoded: bytes, width_px: int, height_px: int) -> bytes:
+    """Decodes only what its header says is a PNG or JPEG of exactly this size."""
+    wanted = f"this model takes {width_px}x{height_px}"
     try:
         picture = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))
-    except unreadable as error:
+    except Image.DecompressionBombError as error:
+        raise BadRequest("image", f"is too large; {wanted}: resize it") from error
+    except _UNREADABLE as error:
         raise BadRequest("image", "is not a PNG or JPEG file; send one of these") from error
     with picture:
         if picture.size != (width_px, height_px):
             width, height = picture.size
-            raise BadRequest(
-                "image", f"is {width}x{height}; this model takes {width_px}x{height_px}: resize it"
-            )
+            raise BadRequest("image", f"is {width}x{height}; {wanted}: resize it")
         try:
-            picture.load()
-        except unreadable as error:
+            pixels = picture.convert("RGB").tobytes()
+        except _UNREADABLE as error:
             raise BadRequest("image", "is cut short or damaged; send the whole file") from error
+    plain = io.BytesIO()
+    # From the pixels alone: a picture that was read would bring its colour profile along.
+    Image.frombytes("RGB", (width_px, height_px), pixels).save(plain, "PNG")
+    return plain.getvalue()
 
 
 def check_announce(request: AnnounceRequest) -> None:

@@ -109,6 +109,9 @@ local function roomiest()
   return best, best_address
 end
 
+-- A full Redis refuses a script at its first write or not at all. This one takes no room and is let through,
+-- so that leases, seats and ends go on; OPEN writes before it, and is refused.
+redis.call('ZREM', seats, '')
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', seats, '-inf', now_ms)) do leave(id) end
 """
 
@@ -131,13 +134,18 @@ return {'ok'}
 
 # ARGV id, record, image, keep_ms, kept_ms.
 OPEN = (
-    _SEATS
+    """
+redis.call('HSET', KEYS[6], 'record', ARGV[2], 'image', ARGV[3])
+"""
+    + _SEATS
     + """
 local replica, address = roomiest()
-if not replica then return {address} end
+if not replica then
+  redis.call('DEL', session)
+  return {address}
+end
 sit(ARGV[1], replica, tonumber(ARGV[4]))
-redis.call('HSET', session, 'record', ARGV[2], 'image', ARGV[3], 'state', WAITING, 'epoch', 0, 'seq', '0',
-  'replica', replica, 'address', address)
+redis.call('HSET', session, 'state', WAITING, 'epoch', 0, 'seq', '0', 'replica', replica, 'address', address)
 redis.call('PEXPIRE', session, ARGV[5])
 return {'ok', replica, address}
 """
@@ -187,7 +195,8 @@ redis.call('HSET', session, 'state', LIVE, 'replica', ARGV[2], 'address', addres
 redis.call('XADD', KEYS[7], redis.call('HGET', session, 'seq') .. '-*', 'epoch', epoch)
 redis.call('PEXPIRE', session, ARGV[4])
 redis.call('PEXPIRE', KEYS[7], ARGV[4])
-return {'ok', unpack(redis.call('HMGET', session, 'record', 'state', 'epoch', 'replica', 'address', 'image'))}
+return {'ok', unpack(redis.call('HMGET', session, 'record', 'state', 'epoch', 'replica', 'address', 'image',
+  'seq'))}
 """
 )
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class Settings:
     metrics_port: int = 0  # where Prometheus reads, on the same host; 0: nowhere
     redis_url: str = ""  # redis://, rediss:// or unix://; empty: a Valkey of its own, which keeps nothing
     outage_s: float = 10.0  # an engine's Follow outlives a silence of Redis this long
+    pushes_per_session: int = 8  # most Push calls of one session here; each holds a connection to Redis
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
 
 
@@ -58,8 +60,10 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._settings = settings or Settings()
         self._limits = limits or StoreLimits()
         self._embedded: EmbeddedValkey | None = None
+        self._keeping: asyncio.Task[None] | None = None
         self._opened_store: SessionStore | None = None
         self._streams: set[asyncio.Task[Any]] = set()
+        self._pushes: Counter[str] = Counter()
         self._stopping = asyncio.Event()
 
     @property
@@ -77,6 +81,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         if not url:
             self._embedded = EmbeddedValkey()
             url = await self._embedded.start()
+            self._keeping = asyncio.create_task(self._embedded.keep_running())
         # Seats are renewed between reads, so a read must end well before a seat lapses.
         self._opened_store = SessionStore(url, self._limits, block_s=min(1.0, self._limits.live_seat_s / 3))
 
@@ -86,18 +91,22 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             await asyncio.wait(self._streams, timeout=2.0)
         if self._opened_store is not None:
             await self._opened_store.close()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
         if self._embedded is not None:
             await self._embedded.stop()
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
         model = admission.chosen_model(request.model, *await self._store.models())
-        await admission.check_open(request, model)
+        admission.check_open(request)
+        image = await admission.plain_picture(request.image, model) if request.image else b""
         session = await self._store.open(
             Session(
                 tenant=request.tenant or "default",
                 model=model,
                 seed=request.seed or secrets.randbelow(2**31 - 1) + 1,
-                image=request.image,
+                image=image,
                 prompt=request.prompt,
                 opened_at_s=time.time(),
             )
@@ -136,9 +145,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         if first is None:
             return
         session_id = first.event.session_id
-        # Receipts are read from this point on, so that none is missed before the first read.
-        attached = await self._store.attach(session_id)
-        with self._streaming():
+        with self._streaming(), self._pushing(session_id):
+            # Receipts are read from this point on, so that none is missed before the first read.
+            attached = await self._store.attach(session_id)
             push = _Push(self._store, session_id, attached.newest_receipt, context)
             await until_one_ends(
                 push.store_all(first, request_iterator, self._settings.linger_s),
@@ -219,6 +228,21 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             yield
         finally:
             self._streams.discard(task)
+
+    @contextlib.contextmanager
+    def _pushing(self, session_id: str) -> Iterator[None]:
+        """Counts a Push call of the session. Raises BadRequest where there are as many as there may be."""
+        most = self._settings.pushes_per_session
+        if self._pushes[session_id] >= most:
+            message = f"{most} calls push its controls already; send through one of them, or end one first"
+            raise BadRequest("event.session_id", message)
+        self._pushes[session_id] += 1
+        try:
+            yield
+        finally:
+            self._pushes[session_id] -= 1
+            if not self._pushes[session_id]:
+                del self._pushes[session_id]
 
     async def _until_stopping(self) -> None:
         await self._stopping.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import resource
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ class StoreLimits:
     closed_s: float = 600.0  # a session after its end
     controls_kept: int = 4096  # newest controls of a session
     command_s: float = 1.0  # longest wait for an answer
-    connections: int = 4096  # each open Push and each Follow holds one while it waits
+    connections: int = 4096  # at most, for reads that wait (one a Push, one a Follow), and for all else
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class SessionStore:
             ],
         )
         with _asking(self._url):
-            await self._redis.sadd(_MODELS, name)
+            if not await self._redis.sismember(_MODELS, name):  # a full Redis refuses to add what it has, too
+                await self._redis.sadd(_MODELS, name)
             await self._redis.pexpire(_MODELS, _DAY_MS)
 
     async def models(self) -> tuple[dict[str, Model], set[str]]:
@@ -120,13 +122,14 @@ class SessionStore:
 
     async def claim(self, session_id: str, replica: str) -> Session:
         """Takes the seat for a replica: a new epoch. Raises SeatTaken while one is alive, EngineFull."""
-        *found, image = await self._placed(
+        *found, image, seq = await self._placed(
             scripts.CLAIM,
             session_id,
             [session_id, replica, _ms(self.limits.live_seat_s), _ms(self.limits.idle_s)],
         )
         session = _session(*found)
         session.image = image or b""
+        session.newest_seq = int(seq)
         return session
 
     async def renew(self, session_id: str, epoch: int) -> None:
@@ -231,7 +234,7 @@ class SessionStore:
             self._url,
             socket_timeout=answer_s,
             socket_connect_timeout=self.limits.command_s,
-            max_connections=self.limits.connections,
+            max_connections=_affordable(self.limits.connections),
             # A control that was stored but not answered would be refused as old if it were sent again.
             retry=Retry(NoBackoff(), 0),
             protocol=2,
@@ -272,6 +275,12 @@ def _session(record: bytes, state: bytes, epoch: bytes, replica: bytes, address:
     session.epoch = int(epoch)
     session.replica, session.replica_address = replica.decode(), address.decode()
     return session
+
+
+def _affordable(connections: int) -> int:
+    """So many, or fewer: two pools leave everything else at least half of the files that may be open."""
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return connections if open_files == resource.RLIM_INFINITY else max(1, min(connections, open_files // 4))
 
 
 def _text(stored: bytes | str) -> str:

@@ -1,6 +1,7 @@
 """control before a real sessions and a real Valkey, as a player meets it."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -157,6 +158,50 @@ async def test_a_flood_over_several_streams_of_a_session_is_refused(
     assert await outcome(one, ControlEvent(seq=3, keys=LEFT)) == "accepted"
     assert await outcome(two, ControlEvent(seq=4, keys=LEFT)) == "flood"
     assert await outcome(one, ControlEvent(seq=5, keys=LEFT)) == "flood"
+
+
+async def test_a_flood_over_streams_one_after_another_is_refused(
+    serve: Serve, dial: Dial, sessions_address: str, session_id: str
+) -> None:
+    settings = control.Settings(sessions_address=sessions_address, controls_per_s=0.001, burst=3)
+    stub = control_pb2_grpc.ControlServiceStub(dial(await serve(control.ControlService(settings))))
+    outcomes = []
+    for seq in range(1, 6):
+        send = stub.Send()
+        outcomes.append(await outcome(send, ControlEvent(session_id=session_id, seq=seq, keys=LEFT)))
+        send.cancel()
+    assert outcomes == ["accepted"] * 3 + ["flood"] * 2
+
+
+async def test_a_session_has_eight_streams_and_a_ninth_is_refused_until_one_ends(
+    control_stub: Controls, session_id: str
+) -> None:
+    sends = [control_stub.Send() for _ in range(8)]
+    for seq, send in enumerate(sends, start=1):
+        assert await outcome(send, ControlEvent(session_id=session_id, seq=seq, keys=LEFT)) == "accepted"
+    ninth = control_stub.Send()
+    await ninth.write(ControlEvent(session_id=session_id, seq=9, keys=LEFT))
+    refusal = await refusal_of(ninth)
+    assert isinstance(refusal, errors.BadRequest)
+    assert "8 streams" in refusal.message
+    sends[0].cancel()
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            another = control_stub.Send()
+            await another.write(ControlEvent(session_id=session_id, seq=9, keys=LEFT))
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                assert (await answer(another)).HasField("accepted")
+                return
+
+
+async def test_a_player_who_says_nothing_is_not_waited_for(
+    serve: Serve, dial: Dial, sessions_address: str
+) -> None:
+    settings = control.Settings(sessions_address=sessions_address, first_event_s=0.05)
+    stub = control_pb2_grpc.ControlServiceStub(dial(await serve(control.ControlService(settings))))
+    refusal = await refusal_of(stub.Send())
+    assert isinstance(refusal, errors.BadRequest)
+    assert refusal.message == "session_id: no event came within 0.05 s; name the session at once"
 
 
 async def test_the_last_receipts_come_after_the_player_has_said_the_last_control(

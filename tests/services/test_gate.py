@@ -1,12 +1,15 @@
 import math
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from livevideo.v1.control_pb2 import BodyPose, CameraPose, ControlEvent, Keys, Look, Prompt
-from livevideo.v1.session_pb2 import Model
+from livevideo.v1.session_pb2 import Model, Session
 from services.control.gate import ControlGate
+from services.control.gates import Gates
+from services.errors import BadRequest
 
 TRACKS = ["keys", "look", "camera", "body", "prompt"]
 IDENTITY = [0.0, 0.0, 0.0, 1.0]
@@ -122,3 +125,70 @@ def test_no_angle_passes_that_is_not_between_minus_pi_and_pi(yaw_rad: float, pit
     event = ControlEvent(seq=1, look=Look(yaw_rad=yaw_rad, pitch_rad=pitch_rad))
     fits = all(math.isfinite(angle) and abs(angle) < 3.141593 for angle in (yaw_rad, pitch_rad))
     assert (reason(gate_of(), event) is None) == fits
+
+
+# The gates of several sessions
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def gates_of(clock: Clock, *, most_idle: int = 10) -> Gates:
+    return Gates(controls_per_s=10.0, burst=20, streams_per_session=3, clock=clock, most_idle=most_idle)
+
+
+def session_of(number: int) -> Session:
+    return Session(session_id=f"road-{number}", model=Model(name="road", tracks=TRACKS))
+
+
+def test_streams_one_after_another_get_no_more_than_one_stream_would() -> None:
+    clock, passed, seq = Clock(), 0, 0
+    gates = gates_of(clock)
+    for _ in range(50):
+        clock.now_s += 0.1
+        with gates.entered(session_of(1)) as gate:
+            for _ in range(30):
+                seq += 1
+                passed += reason(gate, ControlEvent(seq=seq, keys=Keys()), clock.now_s) is None
+    assert passed <= 20 + 5.0 * 10.0
+
+
+def test_a_gate_is_kept_until_a_new_one_would_let_no_more_through() -> None:
+    clock = Clock()
+    gates = gates_of(clock)
+    with gates.entered(session_of(1)) as first:
+        pass
+    clock.now_s = 1.9
+    with gates.entered(session_of(1)) as again:
+        assert again is first
+    clock.now_s = 1.9 + 2.0
+    with gates.entered(session_of(2)):
+        assert len(gates) == 1
+
+
+def test_of_many_gates_without_streams_those_that_were_left_last_are_kept() -> None:
+    gates = gates_of(Clock(), most_idle=4)
+    with gates.entered(session_of(0)) as playing:
+        for number in range(1, 9):
+            with gates.entered(session_of(number)):
+                assert len(gates) <= 1 + 4 + 1
+        with gates.entered(session_of(0)) as again:
+            assert again is playing
+
+
+def test_a_session_has_no_more_streams_than_it_may_and_another_is_not_hindered() -> None:
+    gates = gates_of(Clock())
+    with ExitStack() as streams:
+        for _ in range(3):
+            streams.enter_context(gates.entered(session_of(1)))
+        with pytest.raises(BadRequest, match="3 streams send its controls already"):
+            streams.enter_context(gates.entered(session_of(1)))
+        streams.enter_context(gates.entered(session_of(2)))
+    with gates.entered(session_of(1)):
+        pass

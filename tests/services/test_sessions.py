@@ -2,13 +2,19 @@
 
 import asyncio
 import io
+import resource
+import struct
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import pytest
 from PIL import Image
+from redis.asyncio import Redis
 
+from livevideo.v1 import session_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Keys, Obeyed
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
@@ -26,7 +32,8 @@ from livevideo.v1.session_pb2 import (
     SessionState,
 )
 from services import errors
-from services.sessions.embedded import EmbeddedValkey
+from services.sessions.embedded import EmbeddedValkey, next_delay_s
+from services.sessions.service import SessionService
 from services.sessions.store import SessionStore, StoreLimits
 
 if TYPE_CHECKING:
@@ -77,6 +84,18 @@ def picture(width_px: int, height_px: int, kind: str = "PNG") -> bytes:
     encoded = io.BytesIO()
     Image.new("RGB", (width_px, height_px), "red").save(encoded, kind)
     return encoded.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """One chunk of a PNG file."""
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def png_that_says(width_px: int, height_px: int) -> bytes:
+    """The beginning of a PNG: all that must be read to know how large the picture is."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"")
 
 
 # Seats
@@ -263,19 +282,48 @@ async def test_open_fills_in_what_was_left_out(
     assert list((await session_stub.ListModels(ListModelsRequest())).models) == [road]
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1"])
+async def test_a_picture_is_kept_as_plain_pixels_whatever_came_with_it(
+    session_stub: Sessions, announcement: AnnounceRequest, mode: str
+) -> None:
+    await session_stub.Announce(announcement)
+    encoded = io.BytesIO()
+    drawn = Image.linear_gradient("L").resize((64, 40)).convert("RGB").convert(mode)
+    drawn.save(encoded, "PNG", icc_profile=bytes(100_000))
+    end = len(encoded.getvalue()) - 12
+    heavy = encoded.getvalue()[:end] + chunk(b"juNk", bytes(3_900_000)) + encoded.getvalue()[end:]
+    opened = await session_stub.Open(OpenRequest(image=heavy))
+    claimed = await session_stub.Claim(ClaimRequest(session_id=opened.session_id, replica="engine-1"))
+    assert len(claimed.image) < 10_000
+    with Image.open(io.BytesIO(claimed.image)) as kept:
+        assert (kept.format, kept.mode, kept.info) == ("PNG", "RGB", {})
+        assert kept.tobytes() == drawn.convert("RGB").tobytes()
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
         (OpenRequest(image=b"not a picture"), "image: is not a PNG or JPEG"),
         (OpenRequest(image=b"\x89PNG" + bytes(5 << 20)), "image: has 5242884 bytes"),
         (OpenRequest(image=picture(41, 64)), "image: is 41x64; this model takes 64x40"),
-        (OpenRequest(image=picture(20000, 20000, "JPEG")), "image: "),
+        (OpenRequest(image=png_that_says(65535, 65535)), "image: is too large; this model takes 64x40"),
+        (OpenRequest(image=png_that_says(4096, 4096)), "image: is 4096x4096; this model takes 64x40"),
         (OpenRequest(image=picture(64, 40, "BMP")), "image: is not a PNG or JPEG"),
         (OpenRequest(image=picture(64, 40)[:-30]), "image: is cut short or damaged"),
         (OpenRequest(prompt="x" * 1_000_000), "prompt: has 1000000 bytes"),
         (OpenRequest(tenant="no spaces\n"), "tenant: "),
     ],
-    ids=["not one", "too many bytes", "wrong shape", "huge", "foreign", "cut short", "prompt", "tenant"],
+    ids=[
+        "not one",
+        "too many bytes",
+        "wrong shape",
+        "huge",
+        "large",
+        "foreign",
+        "cut short",
+        "prompt",
+        "tenant",
+    ],
 )
 async def test_open_refuses_bad_fields_by_name(
     session_stub: Sessions, announcement: AnnounceRequest, request_: OpenRequest, message: str
@@ -414,6 +462,33 @@ async def test_streams_that_are_cancelled_leave_no_task_behind(
     await until_ended(before)
 
 
+async def test_a_session_has_eight_pushes_and_a_ninth_is_refused(
+    session_stub: Sessions, announcement: AnnounceRequest
+) -> None:
+    session = await opened_and_claimed(session_stub, announcement)
+    pushes = [session_stub.Push() for _ in range(9)]
+    for seq, push in enumerate(pushes[:8], start=1):
+        event = ControlEvent(session_id=session.session_id, seq=seq, keys=LEFT)
+        await push.write(PushRequest(event=event))
+        assert isinstance(await push.read(), ControlReceipt)
+    await pushes[8].write(PushRequest(event=ControlEvent(session_id=session.session_id, seq=9, keys=LEFT)))
+    refusal = await refused(pushes[8].read())
+    assert isinstance(refusal, errors.BadRequest)
+    assert "8 calls" in refusal.message
+
+
+async def test_readers_that_wait_leave_most_of_the_open_files_to_others(
+    valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (16, 16))
+    store = SessionStore(valkey_url, block_s=1.0)
+    reads = [store.read_receipts("road-none", b"0-0") for _ in range(20)]
+    outcomes = await asyncio.gather(*reads, store.models(), return_exceptions=True)
+    assert sum(isinstance(outcome, errors.StoreUnavailable) for outcome in outcomes[:-1]) == 20 - 4
+    assert outcomes[-1] == ({}, set())
+    await store.close()
+
+
 async def test_replicas_with_impossible_fields_are_refused(
     session_stub: Sessions, announcement: AnnounceRequest
 ) -> None:
@@ -491,3 +566,98 @@ async def test_a_redis_that_is_silent_is_given_up_on(announcement: AnnounceReque
     assert "secret" not in caught.value.message
     await store.close()
     server.close()
+
+
+# With a Valkey of its own
+
+
+@pytest.fixture
+async def valkeys(monkeypatch: pytest.MonkeyPatch) -> list[EmbeddedValkey]:
+    """Those that were started so far."""
+    started: list[EmbeddedValkey] = []
+    start = EmbeddedValkey.start
+
+    async def noted(valkey: EmbeddedValkey) -> str:
+        started.append(valkey)
+        return await start(valkey)
+
+    monkeypatch.setattr(EmbeddedValkey, "start", noted)
+    return started
+
+
+async def test_a_valkey_that_dies_is_started_again_and_sessions_can_be_opened(
+    valkeys: list[EmbeddedValkey],
+    serve: Callable[[SessionService], Awaitable[str]],
+    dial: Callable[[str], grpc.aio.Channel],
+    announcement: AnnounceRequest,
+) -> None:
+    stub = session_pb2_grpc.SessionServiceStub(dial(await serve(SessionService())))
+    for _ in range(2):
+        await stub.Announce(announcement)
+        session = await stub.Open(OpenRequest())
+        await valkeys[0].kill()
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                gone = await refused(stub.Get(GetRequest(session_id=session.session_id)))
+                if isinstance(gone, errors.UnknownSession):
+                    break
+                assert isinstance(gone, errors.StoreUnavailable)
+                await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.11, 0.13, 0.2])
+async def test_a_service_that_stops_while_its_valkey_is_started_again_leaves_nothing(
+    valkeys: list[EmbeddedValkey], running: Running, after_s: float
+) -> None:
+    before, service = running(), SessionService()
+    await service.start()
+    await valkeys[0].kill()
+    await asyncio.sleep(after_s)
+    folder = Path(valkeys[0].url.removeprefix("unix://")).parent
+    await service.stop()
+    assert running() == before
+    assert not folder.exists()
+    listing = await asyncio.create_subprocess_exec("ps", "-eo", "args", stdout=asyncio.subprocess.PIPE)
+    said, _ = await listing.communicate()
+    assert str(folder).encode() not in said
+
+
+def test_a_valkey_that_keeps_dying_is_started_again_more_and_more_slowly() -> None:
+    delays_s = [0.0]
+    for lived_s in (30.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 30.0, 0.1):
+        delays_s.append(next_delay_s(delays_s[-1], lived_s))
+    assert delays_s[1:] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 0.1, 0.2]
+
+
+async def test_a_full_valkey_refuses_new_sessions_and_those_that_are_played_go_on(
+    patient: SessionStore, valkey_url: str, announcement: AnnounceRequest, road: Model
+) -> None:
+    await patient.announce(announcement)
+    played = (await patient.open(Session(model=road))).session_id
+    redis = Redis.from_url(valkey_url)
+    assert (await redis.config_get("maxmemory"))["maxmemory"] == str(512 << 20)
+    await redis.config_set("maxmemory", 1)
+    known = await redis.dbsize()
+    with pytest.raises(errors.StoreUnavailable):
+        await patient.open(Session(model=road, image=bytes(1000)))
+    assert await redis.dbsize() == known
+    await patient.claim(played, "engine-1")
+    await patient.renew(played, 1)
+    await patient.announce(announcement)
+    await patient.end(played)
+    assert (await patient.find(played)).state == SessionState.SESSION_STATE_CLOSED
+    await redis.aclose()
+
+
+async def test_a_session_that_finds_no_room_leaves_nothing_behind(
+    patient: SessionStore, valkey_url: str, announcement: AnnounceRequest, road: Model
+) -> None:
+    announcement.slots = 1
+    await patient.announce(announcement)
+    await patient.open(Session(model=road))
+    redis = Redis.from_url(valkey_url)
+    known = await redis.dbsize()
+    with pytest.raises(errors.EngineFull):
+        await patient.open(Session(model=road))
+    assert await redis.dbsize() == known
+    await redis.aclose()
