@@ -14,6 +14,7 @@ from aapt.train.adapt import Adapt, AdaptConfig, recycled
 from aapt.train.codec import Codec, normalise
 from aapt.train.distill import Distill, DistillConfig
 from aapt.train.loop import LoopConfig, Stage, train
+from aapt.train.pretrain import Pretrain, PretrainConfig
 from aapt.worlds.clips import Episode
 from aapt.worlds.latents import LATEST_INDEX, Clips, encode
 
@@ -78,6 +79,31 @@ def test_adaptation_learns_and_leaves_numbers_and_pictures(
     last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert {"error_1", "sharpness_60", "psnr_first_second_db"} <= last["held_out"].keys()
     assert list((tmp_path / "run").glob("sheet-*.png"))
+
+
+def test_pretraining_sees_the_whole_clip_and_stage_1_begins_with_its_weights(
+    model: Model, episodes: list[Path], tmp_path: Path
+) -> None:
+    held = clips(model, episodes, tmp_path)
+    stage = Pretrain(model, held, held, PretrainConfig(clips=2, length=5))
+    config = LoopConfig(steps=60, learning_rate=3e-3, warmup_steps=5, evaluate_every=30)
+    train(stage, config, tmp_path / "run")
+    assert losses(tmp_path / "run")[-1] < 0.9 * losses(tmp_path / "run")[0]
+    batch = held.batch(torch.Generator().manual_seed(0), 1, 5)
+
+    def sees_the_last(is_causal: bool) -> bool:
+        noisy = batch.latents.clone().requires_grad_()
+        t = torch.full((1,), 0.5)
+        given = (batch.previous, t, batch.text, batch.controls, batch.index)
+        model.dit(noisy, *given, is_causal=is_causal)[:, 0].sum().backward()
+        assert noisy.grad is not None
+        return bool(noisy.grad[:, -1].any())
+
+    assert sees_the_last(is_causal=False)
+    assert not sees_the_last(is_causal=True)
+    begun = untrained(DEBUG)
+    begun.dit.load_state_dict(torch.load(tmp_path / "run" / "weights.pt", weights_only=True))
+    train(adapt(begun, held), LoopConfig(steps=2, learning_rate=1e-4), tmp_path / "adapt")
 
 
 def test_a_run_that_was_stopped_takes_the_steps_of_one_that_was_not(

@@ -143,6 +143,7 @@ class DiT(nn.Module):
         index: Int[Tensor, "b t"] | None = None,
         *,
         cache: CachePass | None = None,
+        is_causal: bool = True,
     ) -> Latents:
         """Velocity of `noisy`.
 
@@ -150,9 +151,11 @@ class DiT(nn.Module):
         needed. With one, `cache.indices` says so; their keys and values are written, and the text is the one
         that `read_text` stored. A pass over several latents with a cache fills an empty row: it sees what is
         in the pass, not the row (but see `CachePass.is_continued`).
+
+        is_causal: off, every latent sees the whole clip, as before stage 1.
         """
         height, width = noisy.shape[-2:]
-        x = self.hidden(noisy, previous, t, text, controls, index, cache=cache)[-1]
+        x = self.hidden(noisy, previous, t, text, controls, index, cache=cache, is_causal=is_causal)[-1]
         vector, _ = self.time(t)
         shift, scale = (self.head_modulation + vector[:, None]).chunk(2, 1)
         made = _to_latents(self.head(self.norm(x) * (1 + scale) + shift), height, width)
@@ -170,10 +173,7 @@ class DiT(nn.Module):
         cache: CachePass | None = None,
         is_causal: bool = True,
     ) -> list[Float[Tensor, "b n _"]]:
-        """What each block leaves of its tokens, in order; arguments as in `forward`.
-
-        is_causal: off, every latent sees the whole clip, as before stage 1 and in some discriminators.
-        """
+        """What each block leaves of its tokens, in order; arguments as in `forward`."""
         height, width = noisy.shape[-2:]
         index = self._index(noisy, cache) if index is None else index
         maps = self.controls(controls, height, width)

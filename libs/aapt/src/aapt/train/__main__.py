@@ -1,8 +1,10 @@
 """The recipe as commands; each goes on from where it was stopped.
 
     python -m aapt.train codec   --preset road --data data/road --run runs/codec --steps 3300
-    python -m aapt.train adapt   --preset road --data data/road --run runs/adapt --steps 4000 \\
+    python -m aapt.train pretrain --preset road --data data/road --run runs/pretrain --steps 1000 \\
         --codec runs/codec
+    python -m aapt.train adapt   --preset road --data data/road --run runs/adapt --steps 4000 \\
+        --codec runs/codec --init runs/pretrain
     python -m aapt.train distill --preset road --data data/road --run runs/distill --steps 600 \\
         --codec runs/codec --init runs/adapt
     python -m aapt.train adversarial --preset road --data data/road --run runs/adversarial --steps 500 \\
@@ -31,11 +33,15 @@ from aapt.train.adversarial import Adversarial, AdversarialConfig
 from aapt.train.codec import Codec, normalise
 from aapt.train.distill import Distill, DistillConfig
 from aapt.train.loop import LoopConfig, Stage, multiplies_bfloat16, train
+from aapt.train.pretrain import Pretrain, PretrainConfig
 from aapt.worlds.clips import Episode, episode_paths
 from aapt.worlds.latents import Clips, encode
 
 HELD_OUT_EPISODES = 8
-CONFIGS: dict[str, type[AdaptConfig] | type[DistillConfig] | type[AdversarialConfig]] = {
+CONFIGS: dict[
+    str, type[PretrainConfig] | type[AdaptConfig] | type[DistillConfig] | type[AdversarialConfig]
+] = {
+    "pretrain": PretrainConfig,
     "adapt": AdaptConfig,
     "distill": DistillConfig,
     "adversarial": AdversarialConfig,
@@ -130,15 +136,16 @@ def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Nam
         _read(adapted, options.adapted)
         torch.manual_seed(options.seed)  # the heads of the discriminator begin at random
         return Adversarial(model, adapted, learning, held_out, config, is_compiled=options.compile)
-    if isinstance(config, AdaptConfig):
-        stage: Stage = Adapt(model, learning, held_out, config)
-    else:
-        stage = distill = Distill(model, learning, held_out, config)
-        if options.compile:
-            distill.teacher.compile()
     if options.compile:
         model.dit.compile()
-    return stage
+    if isinstance(config, PretrainConfig):
+        return Pretrain(model, learning, held_out, config)
+    if isinstance(config, AdaptConfig):
+        return Adapt(model, learning, held_out, config)
+    distill = Distill(model, learning, held_out, config)
+    if options.compile:
+        distill.teacher.compile()
+    return distill
 
 
 def _export(model: Model, options: argparse.Namespace) -> None:
