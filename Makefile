@@ -29,15 +29,18 @@ bench: .venv/installed gen/generated
 	@$(BIN)/python -m services.bench $(ARGS)
 
 record: .venv/developing
-	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 180 $(ARGS)
+	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 300 $(ARGS)
 
-TRAIN := $(BIN)/python -m aapt.train
-ROAD := --preset road --data data/road
+TRAIN := nice $(BIN)/python -m aapt.train
+ROAD := --preset road --data data/road --threads 2
+LATE := --codec runs/codec --compile --optimizer muon --clips 12 --late 0.25 --history-noise 0.1
+OWN := --own-history 0.5 --own-steps 4
 
 train: .venv/developing
-	@$(TRAIN) codec $(ROAD) --run runs/codec --steps 3300
-	@$(TRAIN) adapt $(ROAD) --run runs/adapt --steps 4000 --codec runs/codec
-	@$(TRAIN) distill $(ROAD) --run runs/distill --steps 600 --codec runs/codec --init runs/adapt
+	@$(TRAIN) codec $(ROAD) --run runs/codec --steps 3200
+	@$(TRAIN) adapt $(ROAD) $(LATE) --run runs/adapt --steps 4600 --learning-rate 1.5e-3 --pure-noise 0.5
+	@$(TRAIN) adapt $(ROAD) $(LATE) $(OWN) --run runs/own --init runs/adapt --steps 600 --learning-rate 4e-4 --pure-noise 0.5
+	@$(TRAIN) distill $(ROAD) $(LATE) $(OWN) --run runs/distill --init runs/own --steps 300 --learning-rate 2e-4
 	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/distill --out checkpoints/road
 
 test: .venv/developing gen/generated

@@ -1,175 +1,48 @@
-"""Every service in one process: what `make play` runs, and what tests and newcomers play with.
-
-The services speak gRPC to each other here as they do on a cluster; they only share a port.
-"""
+"""Every service in one process: what `make play` runs, and what newcomers play with."""
 
 import argparse
 import asyncio
 import json
+import math
 import os
 import signal
-import socket
 import sys
 import webbrowser
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads starve the others
 
-import grpc
 import uvloop
 
-from aapt import checkpoint
-from aapt.rollout import Rollout
-from livevideo.v1 import session_pb2_grpc
-from livevideo.v1.session_pb2 import ListModelsRequest, Model
 from services import app, telemetry
-from services.app import Host, Service
-from services.control.service import ControlService
-from services.control.service import Settings as ControlSettings
-from services.decoder.service import DecoderService
-from services.decoder.service import Settings as DecoderSettings
-from services.engine.service import EngineService
-from services.engine.service import Settings as EngineSettings
-from services.errors import BadCheckpoint, ServiceError
-from services.sessions.service import SessionService
-from services.sessions.service import Settings as SessionsSettings
-from services.web.service import Settings as WebSettings
-from services.web.service import WebService
+from services.errors import ServiceError
+from services.together import CHECKPOINTS, Settings, running
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 FAST_ENOUGH_LATE_RATIO = 0.01
-READY_S = 30.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to play, and where it listens. Port 0 takes a free one."""
-
-    checkpoint: Path = CHECKPOINTS / "road"
-    host: str = "127.0.0.1"
-    grpc_port: int = 50051
-    web_port: int = 8080
-    metrics_port: int = 0  # 0: no metrics
-    frames_per_second: float = 0.0  # 0: the model's own
-    slots: int = 4
-    redis_url: str = ""  # empty: an embedded Valkey
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """Where a running world is reached: host:port of every gRPC service, and the page."""
-
-    grpc: str
-    page: str
-
-
-class Together:
-    """Several services bound to one port, started in order and stopped in reverse."""
-
-    name = "play"
-
-    def __init__(self, services: Sequence[Service]) -> None:
-        self._services = services
-
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        return [name for service in self._services for name in service.bind(server)]
-
-    async def start(self) -> None:
-        for service in self._services:
-            await service.start()
-
-    async def stop(self) -> None:
-        for service in reversed(self._services):
-            await service.stop()
-
-
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Addresses]:
-    """Everything, up and ready, for as long as the block lasts. Raises BadCheckpoint, PortTaken."""
-    try:
-        model = checkpoint.load(settings.checkpoint)
-    except checkpoint.BadCheckpoint as error:
-        raise BadCheckpoint(str(error)) from error
-    address = f"{settings.host}:{settings.grpc_port or _free_port(settings.host)}"
-    engine_settings = EngineSettings(
-        address=address, advertised_address=address, sessions_address=address, slots=settings.slots
-    )
-    engine = EngineService(
-        Rollout(model, settings.slots), _described(model, settings.frames_per_second), engine_settings
-    )
-    together = Together(
-        [
-            SessionService(SessionsSettings(address=address, redis_url=settings.redis_url)),
-            ControlService(ControlSettings(address=address, sessions_address=address)),
-            DecoderService(model.vae, DecoderSettings(address=address, sessions_address=address)),
-            engine,
-        ]
-    )
-    host = Host(together, address=address)
-    web = WebService(
-        WebSettings(
-            page_address=f"{settings.host}:{settings.web_port}",
-            sessions_address=address,
-            control_address=address,
-            frames_address=address,
-        )
-    )
-    if settings.metrics_port:
-        app.serve_metrics(settings.host, settings.metrics_port)
-    await host.start()
-    try:
-        await _until_announced(address)
-        await web.start()
-        try:
-            yield Addresses(address, f"http://{web.page_address}")
-        finally:
-            await web.stop()
-    finally:
-        await host.stop()
-
-
-async def _until_announced(address: str) -> None:
-    """Until *sessions* knows of the engine: who comes before that would be refused."""
-    async with app.open_channel(address) as channel:
-        stub = session_pb2_grpc.SessionServiceStub(channel)
-        async with asyncio.timeout(READY_S):
-            while not (await stub.ListModels(ListModelsRequest())).models:  # noqa: ASYNC110 (another service)
-                await asyncio.sleep(0.05)
-
-
-def _described(model: checkpoint.Model, frames_per_second: float) -> Model:
-    preset = model.preset
-    return Model(
-        name=preset.name,
-        width_px=preset.width_px,
-        height_px=preset.height_px,
-        frames_per_second=frames_per_second or preset.frames_per_second,
-        keys=preset.keys,
-        tracks=preset.tracks,
-    )
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 async def play(settings: Settings, *, opens_browser: bool) -> None:
-    """Serve until SIGINT or SIGTERM."""
+    """Serve until SIGINT or SIGTERM, which also end a start that is under way."""
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+
+    async def until_stopped() -> None:
+        await stopped.wait()
+
+    await app.until_one_ends(_serve(settings, opens_browser), until_stopped())
+
+
+async def _serve(settings: Settings, opens_browser: bool) -> None:
+    """Never ends by itself."""
     async with running(settings) as addresses:
         print(f"\n  A world is awake. Drive it with the arrow keys:\n\n    page   {addresses.page}")
         print(f"    gRPC   {addresses.grpc}\n\n  Ctrl-C stops it.\n", flush=True)
         if opens_browser and _has_screen():
             webbrowser.open(addresses.page)
-        await stopped.wait()
+        await asyncio.Event().wait()
 
 
 def _has_screen() -> bool:
@@ -236,29 +109,58 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
+    port = _number(int, 0, 65535)
     parser = argparse.ArgumentParser(prog="python -m services.play", description=__doc__)
     parser.add_argument("--preset", default="road", help="which of checkpoints/ to play (default: road)")
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint folder from elsewhere")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
-    parser.add_argument("--grpc-port", type=int, default=50051, help="0: a free one (default: 50051)")
+    parser.add_argument("--grpc-port", type=port, default=50051, help="0: a free one (default: 50051)")
     parser.add_argument(
-        "--web-port", type=int, default=8080, help="of the page; 0: a free one (default: 8080)"
+        "--web-port", type=port, default=8080, help="of the page; 0: a free one (default: 8080)"
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open the page by itself")
-    parser.add_argument("--metrics-port", type=int, default=0, help="for Prometheus (default: none)")
-    parser.add_argument("--frames-per-second", type=float, default=0.0, help="default: the model's own")
+    parser.add_argument("--metrics-port", type=port, default=0, help="for Prometheus (default: none)")
     parser.add_argument(
-        "--slots", type=int, default=4, help="sessions at once, if the machine is fast enough"
+        "--frames-per-second", type=_number(float, 4, 120), default=0.0, help="default: the model's own"
     )
-    parser.add_argument("--redis-url", default="", help="an external Redis or Valkey (default: embedded)")
+    parser.add_argument(
+        "--slots", type=_number(int, 1, 64), default=4, help="sessions at once, if the machine is fast enough"
+    )
+    parser.add_argument(
+        "--redis-url", type=_redis_url, default="", help="an external Redis or Valkey (default: embedded)"
+    )
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
-    parser.add_argument("--check", type=float, metavar="SECONDS", help="play by itself, measure, and say so")
+    parser.add_argument(
+        "--check", type=_number(float, 1, 3600), metavar="SECONDS", help="play by itself, measure, and say so"
+    )
     parser.add_argument(
         "--json", action="store_true", help="with --check: print nothing but one line of JSON"
     )
     return parser.parse_args()
+
+
+def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
+    """An argument's type: `kind`, from `least` to `most`."""
+
+    def parsed(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:  # NaN is nowhere
+            wanted = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"is {text!r}; give {wanted} from {least:g} to {most:g}")
+        return value
+
+    return parsed
+
+
+def _redis_url(text: str) -> str:
+    if text and text.partition("://")[0] not in ("redis", "rediss", "unix"):
+        raise argparse.ArgumentTypeError("is no URL of a Redis; begin it with redis://, rediss:// or unix://")
+    return text
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from aiohttp import WSMsgType, web
 
-from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Keys
+from livevideo.v1.control_pb2 import ControlReceipt, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchStart
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
@@ -19,11 +19,13 @@ from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from services import telemetry
 from services.app import until_one_ends
 from services.errors import BadRequest, ServiceError, refusal_in
+from services.web.steering import Steering
 
 FORMATS = {"h264": FrameFormat.FRAME_FORMAT_H264, "jpeg": FrameFormat.FRAME_FORMAT_JPEG}
 # is_key, three bytes to align, index, control_seq, control to frame in milliseconds; little-endian.
 HEADER = struct.Struct("<B3xIIf")
 OPEN_S = 5.0
+WAITING = 256  # most messages of one kind that may wait to be passed on; ten seconds of frames shown
 log = telemetry.logger("web")
 
 
@@ -40,10 +42,11 @@ class PagePlayer:
     ) -> None:
         self.socket = socket
         self._sessions = SessionServiceStub(sessions)
-        self._control = ControlServiceStub(control)
         self._frames = FrameServiceStub(frames)
-        self._events: asyncio.Queue[ControlEvent] = asyncio.Queue()
-        self._shown: asyncio.Queue[int] = asyncio.Queue()
+        self._steering = Steering(
+            ControlServiceStub(control), heard=self._tell_receipt, unheard=self._tell_unheard, waiting=WAITING
+        )
+        self._shown: asyncio.Queue[int] = asyncio.Queue(WAITING)
 
     async def play(self) -> None:
         """Until the page closes, or the session ends; why it ended is told to the page."""
@@ -53,23 +56,30 @@ class PagePlayer:
             try:
                 await self._tell("world", **_world(session, picture_format))
                 await until_one_ends(
-                    self._listen(), self._watch(session, picture_format), self._send(session)
+                    self._listen(),
+                    self._watch(session, picture_format),
+                    self._steering.run(session.session_id),
                 )
             finally:
                 with suppress(grpc.aio.AioRpcError):
                     await self._sessions.Close(CloseRequest(session_id=session.session_id), timeout=OPEN_S)
-        except (ServiceError, grpc.aio.AioRpcError) as error:
-            refusal = refusal_in(error) or ServiceError(
-                "the world stopped for a reason that it does not know"
-            )
-            log.info("page refused", reason=refusal.reason)
-            await self._tell(
-                "refused", message=refusal.message, reason=refusal.reason, retry_after_s=refusal.retry_after_s
-            )
         except ConnectionError:
             pass  # the page is gone; there is nobody to tell
+        except Exception as error:
+            with suppress(ConnectionError):
+                await self._refuse(error)
         finally:
             await self.socket.close()
+
+    async def _refuse(self, error: Exception) -> None:
+        refusal = refusal_in(error)
+        if refusal is None:
+            log.exception("page failed", error)
+            refusal = ServiceError("the world stopped for a reason that it does not know; begin another")
+        log.info("page refused", reason=refusal.reason)
+        await self._tell(
+            "refused", message=refusal.message, reason=refusal.reason, retry_after_s=refusal.retry_after_s
+        )
 
     async def _wanted_format(self) -> str:
         try:
@@ -83,14 +93,21 @@ class PagePlayer:
 
     async def _listen(self) -> None:
         async for message in self.socket:
-            said = _parse(message.data) if message.type == WSMsgType.TEXT else {}
-            match said:
-                case {"type": "keys", "seq": int(seq), "down": [*down]} if 0 < seq < 2**63:
-                    self._events.put_nowait(ControlEvent(seq=seq, keys=_keys(down)))
-                case {"type": "shown", "index": int(index)} if 0 <= index < 2**63:
-                    self._shown.put_nowait(index)
-                case _:
-                    raise BadRequest("message", "only keys and shown are understood after start")
+            try:
+                self._take(_parse(message.data) if message.type == WSMsgType.TEXT else {})
+            except asyncio.QueueFull as error:
+                raise BadRequest(
+                    "message", f"{WAITING} of its kind wait to be passed on already; send fewer a second"
+                ) from error
+
+    def _take(self, said: dict[str, Any]) -> None:
+        match said:
+            case {"type": "keys", "seq": seq, "down": [*down]} if _is_number(seq) and seq > 0:
+                self._steering.press(seq, _keys(down))
+            case {"type": "shown", "index": index} if _is_number(index):
+                self._shown.put_nowait(index)
+            case _:
+                raise BadRequest("message", "only keys and shown are understood after start")
 
     async def _watch(self, session: Session, picture_format: str) -> None:
         async def requests() -> AsyncIterator[WatchRequest]:
@@ -101,17 +118,15 @@ class PagePlayer:
 
         async for response in self._frames.Watch(requests()):
             if response.WhichOneof("said") == "frame":
-                await self.socket.send_bytes(_packed(response.frame))
+                frame = response.frame
+                frame.control_seq = self._steering.page_seq(frame.control_seq)
+                await self.socket.send_bytes(_packed(frame))
 
-    async def _send(self, session: Session) -> None:
-        async def events() -> AsyncIterator[ControlEvent]:
-            while True:
-                event = await self._events.get()
-                event.session_id = session.session_id
-                yield event
+    async def _tell_receipt(self, receipt: ControlReceipt) -> None:
+        await self._tell("receipt", **_outcome(receipt))
 
-        async for receipt in self._control.Send(events()):
-            await self._tell("receipt", **_outcome(receipt))
+    async def _tell_unheard(self, refusal: ServiceError) -> None:
+        await self._tell("unheard", message=refusal.message, reason=refusal.reason)
 
     async def _tell(self, kind: str, **fields: object) -> None:
         if not self.socket.closed:
@@ -121,17 +136,24 @@ class PagePlayer:
 def _parse(text: str) -> dict[str, Any]:
     try:
         said = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except json.JSONDecodeError as error:
         raise BadRequest("message", f"it is not JSON that can be read: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("message", "it is JSON, but a number is too long or a list too deep") from error
     if not isinstance(said, dict):
         raise BadRequest("message", "it is JSON, but not an object")
     return said
 
 
-def _keys(down: list[object]) -> Keys:
+def _is_number(value: object) -> bool:
+    """Whether it can be a number of a control or a frame; JSON's true is an int to Python."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _keys(down: list[Any]) -> Keys:
     try:
-        return Keys(down=[str(key) for key in down])
-    except ValueError as error:  # half of a surrogate pair: JSON can say it, UTF-8 cannot
+        return Keys(down=down)
+    except (TypeError, ValueError) as error:  # half of a surrogate pair: JSON can say it, UTF-8 cannot
         raise BadRequest("keys.down", "a name is not text") from error
 
 

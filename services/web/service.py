@@ -63,7 +63,7 @@ class WebService:
         await self._runner.setup()
         host, _, port = wanted.page_address.rpartition(":")
         try:
-            await web.TCPSite(self._runner, host, int(port)).start()
+            await web.TCPSite(self._runner, host.strip("[]"), int(port)).start()
         except OSError as error:
             await self.stop()
             raise PortTaken(
@@ -79,13 +79,16 @@ class WebService:
             await player.socket.close(code=WSCloseCode.GOING_AWAY, message=b"the service stops")
         if self._runner is not None:
             await self._runner.cleanup()
+            self._runner = None
         for channel in self._channels.values():
             await channel.close()
+        self._channels = {}
 
     async def _index(self, request: web.Request) -> web.FileResponse:
         return web.FileResponse(PAGE / "index.html")
 
     async def _play(self, request: web.Request) -> web.WebSocketResponse:
+        _check_origin(request)
         socket = web.WebSocketResponse(heartbeat=5.0, max_msg_size=MAX_MESSAGE_BYTES, compress=False)
         await socket.prepare(request)
         wanted = self._settings
@@ -101,3 +104,12 @@ class WebService:
         finally:
             self._players.discard(player)
         return socket
+
+
+def _check_origin(request: web.Request) -> None:
+    """Browsers let any page open a WebSocket anywhere; seats here are for our own page alone."""
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2] != request.host:
+        raise web.HTTPForbidden(
+            text=f"a page from {origin[:200]} asked to play at {request.host}; open http://{request.host}/"
+        )

@@ -98,7 +98,10 @@ def test_a_causal_discriminator_judges_a_latent_by_its_past_alone(
     t = torch.full((2,), 0.5)
 
     def logits(latents: torch.Tensor) -> torch.Tensor:
-        return discriminator(latents, batch.previous, t, batch.text, batch.controls, batch.index)
+        judged: torch.Tensor = discriminator(
+            latents, batch.previous, t, batch.text, batch.controls, batch.index
+        )
+        return judged
 
     changed = batch.latents.clone()
     changed[:, 4] += 1

@@ -15,12 +15,12 @@ from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8, Frame, Shown, WatchRequest
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
-from services import play
+from services import together
 from services.app import open_channel
 
 DEADLINE_S = 60.0
 
-Start = Callable[..., Awaitable[play.Addresses]]
+Start = Callable[..., Awaitable[together.Addresses]]
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ async def start() -> AsyncIterator[Start]:
     """Starts everything with settings of the test's choice, until the test ends."""
     async with AsyncExitStack() as stack:
 
-        async def started(**settings: object) -> play.Addresses:
-            chosen = play.Settings(**{"grpc_port": 0, "web_port": 0, **settings})  # type: ignore[arg-type]
-            return await stack.enter_async_context(play.running(chosen))
+        async def started(**settings: object) -> together.Addresses:
+            chosen = together.Settings(**{"grpc_port": 0, "web_port": 0, **settings})  # type: ignore[arg-type]
+            return await stack.enter_async_context(together.running(chosen))
 
         yield started
 
@@ -97,11 +97,11 @@ class Client:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Callable[[play.Addresses], Client]]:
+async def client() -> AsyncIterator[Callable[[together.Addresses], Client]]:
     """Connects to a running world; any number of times."""
     channels: list[grpc.aio.Channel] = []
 
-    def connected(addresses: play.Addresses) -> Client:
+    def connected(addresses: together.Addresses) -> Client:
         channels.append(open_channel(addresses.grpc))
         return Client(channels[-1])
 

@@ -1,11 +1,15 @@
 """A player's world, through every service."""
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aiohttp
 import grpc
 import numpy as np
 import pytest
@@ -13,14 +17,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from livevideo.v1.frame_pb2 import FRAME_FORMAT_H264
-from services import play
-from services.errors import BadCheckpoint, PortTaken
+from services import play, together
+from services.decoder.service import DecoderService
+from services.errors import BadCheckpoint, BadSetting, PortTaken, ServiceError
+from services.sessions.embedded import EmbeddedValkey
 
 if TYPE_CHECKING:
     from tests.system.conftest import Client
 
-Start = Callable[..., Awaitable[play.Addresses]]
-Connect = Callable[[play.Addresses], "Client"]
+Start = Callable[..., Awaitable[together.Addresses]]
+Connect = Callable[[together.Addresses], "Client"]
 SEED = 11
 SERVICES = ("SessionService", "ControlService", "FrameService", "EngineService")
 
@@ -175,9 +181,117 @@ async def test_a_checkpoint_that_is_none_is_named(start: Start, tmp_path: Path) 
         await start(checkpoint=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        *(("--frames-per-second", value, "from 4 to 120") for value in ("-24", "0", "nan", "1e9", "fast")),
+        *(("--slots", value, "from 1 to 64") for value in ("0", "-1", "5000", "2.5")),
+        *(("--grpc-port", value, "from 0 to 65535") for value in ("-1", "99999")),
+        ("--web-port", "99999", "from 0 to 65535"),
+        ("--metrics-port", "-1", "from 0 to 65535"),
+        *(("--check", value, "from 1 to 3600") for value in ("-1", "0", "inf")),
+        ("--redis-url", "foo", "redis://"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_with_what_can(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, value: str, told: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["play", option, value])
+    with pytest.raises(SystemExit) as ending:
+        play.main()
+    assert ending.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert option in said
+    assert told in said
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "192.0.2.1", "a" * 300])
+async def test_a_host_that_is_no_address_of_this_machine_is_named(start: Start, host: str) -> None:
+    with pytest.raises(BadSetting, match=f"--host {host} is no address.*127.0.0.1"):
+        await start(host=host)
+
+
+async def test_a_world_can_listen_on_an_address_of_ipv6(start: Start, client: Connect) -> None:
+    try:
+        addresses = await start(host="::1")
+    except BadSetting:
+        pytest.skip("this machine has no IPv6")
+    assert (await client(addresses).open()).model.name == "road"
+    async with aiohttp.ClientSession() as browser, browser.get(addresses.page) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("redis://127.0.0.1:1", "do not serve.*--redis-url.*127.0.0.1:1"),
+        ("redis://127.0.0.1:port", "could not be started.*--redis-url.*'port'"),
+    ],
+)
+async def test_a_redis_that_cannot_be_used_is_named_at_once(start: Start, url: str, told: str) -> None:
+    async with asyncio.timeout(10):
+        with pytest.raises(ServiceError, match=told):
+            await start(redis_url=url)
+
+
+async def test_a_server_that_is_no_redis_is_told_from_one(start: Start) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, asyncio.timeout(20):
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ServiceError, match="--redis-url"):
+            await start(redis_url=f"redis://127.0.0.1:{port}")
+
+
+async def test_an_engine_that_does_not_announce_itself_is_not_waited_for_without_end(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "READY_S", 0.5)
+    with pytest.raises(ServiceError, match=r"did not announce itself within 0\.5 s"):
+        await start(frames_per_second=float("nan"))
+
+
+async def test_a_start_that_fails_halfway_stops_what_it_had_started(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores: list[EmbeddedValkey] = []
+    stop = EmbeddedValkey.stop
+
+    async def fail(decoder: DecoderService) -> None:
+        raise RuntimeError("no thread is left")
+
+    async def recorded(valkey: EmbeddedValkey) -> None:
+        stores.append(valkey)
+        await stop(valkey)
+
+    monkeypatch.setattr(DecoderService, "start", fail)
+    monkeypatch.setattr(EmbeddedValkey, "stop", recorded)
+    with pytest.raises(RuntimeError, match="no thread is left"):
+        await start()
+    assert len(stores) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_a_start_that_is_under_way(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
+    async def signal_and_say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        os.kill(os.getpid(), number)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(signal_and_say_nothing, "127.0.0.1", 0) as server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with asyncio.timeout(10):
+            await play.play(together.Settings(grpc_port=0, web_port=0, redis_url=url), opens_browser=False)
+    assert "awake" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 async def test_the_check_plays_and_reports(tmp_path: Path) -> None:
-    report = await play.check(play.Settings(grpc_port=0, web_port=0), 4)
+    report = await play.check(together.Settings(grpc_port=0, web_port=0), 4)
     assert report["index_gaps"] == 0
     assert report["frames"] > 24
     assert report["controls_accepted"] == report["controls_sent"]

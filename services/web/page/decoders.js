@@ -12,12 +12,13 @@ export async function preferredFormat() {
 }
 
 export function pictureDecoder(format, show, fail) {
-  return format === "h264" ? new H264(show, fail) : new Jpeg(show);
+  return format === "h264" ? new H264(show, fail) : new Jpeg(show, fail);
 }
 
 class Jpeg {
-  constructor(show) {
+  constructor(show, fail) {
     this.show = show;
+    this.fail = fail;
     this.last = Promise.resolve(); // pictures are shown in the order in which they came
   }
 
@@ -25,7 +26,7 @@ class Jpeg {
 
   decode(bytes, about) {
     const picture = createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
-    this.last = this.last.then(async () => this.show(await picture, about));
+    this.last = this.last.then(async () => this.show(await picture, about)).catch(this.fail);
   }
 }
 

@@ -43,6 +43,10 @@ class World {
       element("session").onclick = () => navigator.clipboard?.writeText(message.session_id);
       this.decoder.open(message);
       this.controls.listen(message.keys);
+    } else if (message.type === "unheard") {
+      element("unheard").hidden = this.isOver;
+    } else if (message.type === "receipt") {
+      element("unheard").hidden = true;
     } else if (message.type === "refused") {
       const wait = message.retry_after_s ? ` Try again in ${Math.ceil(message.retry_after_s)} s.` : "";
       this.end(`${REASONS[message.reason] ?? message.message}${wait}`);
@@ -94,6 +98,7 @@ class World {
     cancelAnimationFrame(this.frameRequest);
     this.controls.stop();
     this.socket.close();
+    element("unheard").hidden = true;
     element("reason").textContent = reason;
     element("notice").hidden = false;
     element("again").focus();
@@ -108,10 +113,13 @@ const REASONS = {
 };
 
 let world;
+let begun = 0;
 async function begin() {
+  const turn = ++begun;
   world?.end("");
   element("notice").hidden = true;
-  world = new World(await preferredFormat());
+  const format = await preferredFormat();
+  if (turn === begun) world = new World(format); // or it was clicked again, and that click has its own
 }
 
 element("again").onclick = begin;

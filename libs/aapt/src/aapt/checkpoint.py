@@ -84,13 +84,15 @@ def read_preset(folder: Path) -> Preset:
     path = folder / "model.json"
     try:
         name = json.loads(path.read_text())["preset"]
-    except FileNotFoundError:
-        raise BadCheckpoint(f"{folder} is not a checkpoint: it has no model.json") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadCheckpoint(f"{folder} is not a checkpoint folder: it has no model.json") from None
+    except OSError as error:
+        raise BadCheckpoint(f"{path} cannot be read ({error.strerror}); fetch the folder again") from None
+    except (ValueError, RecursionError, KeyError, TypeError):  # no text, no JSON, no object, no preset
         raise BadCheckpoint(
             f"{path} does not say which preset it is; write the folder again with aapt.train"
         ) from None
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise BadCheckpoint(f"{path} names preset {name!r}; this version has {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
 
@@ -112,6 +114,12 @@ def _load_weights(network: nn.Module, path: Path) -> None:
             f"{path} belongs to another model: {len(wrong)} tensors differ, first {key!r}"
             f" (file: {_shape(weights, key)}, this preset: {_shape(expected, key)})"
         )
+    broken = [key for key, value in weights.items() if not value.isfinite().all()]
+    if broken:
+        raise BadCheckpoint(
+            f"{path} holds weights that are no finite numbers: {len(broken)} tensors, first {min(broken)!r};"
+            " take a checkpoint from before its training broke"
+        )
     network.load_state_dict({key: value.float() for key, value in weights.items()})
 
 
@@ -123,7 +131,7 @@ def _load_starts(folder: Path, preset: Preset) -> list[Picture]:
     paths = sorted((folder / "starts").glob("*.png"))
     if not paths:
         raise BadCheckpoint(f"{folder / 'starts'} has no picture to begin with")
-    pictures = [torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in paths]
+    pictures = [_load_picture(path) for path in paths]
     for path, picture in zip(paths, pictures, strict=True):
         if picture.shape != (preset.height_px, preset.width_px, 3):
             raise BadCheckpoint(
@@ -131,3 +139,13 @@ def _load_starts(folder: Path, preset: Preset) -> list[Picture]:
                 f" {preset.width_px}x{preset.height_px}"
             )
     return pictures
+
+
+def _load_picture(path: Path) -> Picture:
+    try:
+        with Image.open(path) as opened:
+            return torch.from_numpy(np.array(opened.convert("RGB")))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadCheckpoint(
+            f"{path} cannot be read as a picture ({error}); it may have been cut short: fetch it again"
+        ) from None
