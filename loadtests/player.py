@@ -2,6 +2,8 @@
 
     python -m loadtests.player --sessions HOST:PORT --control HOST:PORT --frames HOST:PORT \\
         --script road-lap --seconds 20 --save out/play.mp4
+
+`--script eyes` looks at the frames and keeps the car on the road.
 """
 
 import argparse
@@ -12,9 +14,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
+import numpy as np
 from tqdm import tqdm
 
 from livevideo.v1.control_pb2 import ControlEvent, Keys
@@ -23,6 +26,7 @@ from livevideo.v1.frame_pb2 import FrameFormat, Shown, WatchRequest, WatchStart
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from loadtests.eyes import Eyes
 from loadtests.movie import Movie, movie_at, to_rgb
 from loadtests.report import Measurements, Report
 
@@ -54,6 +58,9 @@ class Script:
         content = json.loads(path.read_text())
         return Script(tuple((e["at_s"], tuple(e["down"])) for e in content["events"]), content["length_s"])
 
+    def look(self, picture: np.ndarray) -> None:
+        """A script is played blindly."""
+
     async def play(self) -> AsyncIterator[tuple[str, ...]]:
         """The keys that are down, each time they change, at their time, for ever."""
         start_s = time.monotonic()
@@ -62,6 +69,17 @@ class Script:
                 await asyncio.sleep(max(0.0, start_s + at_s - time.monotonic()))
                 yield down
             start_s += self.length_s
+
+
+class Driver(Protocol):
+    """Who presses the keys."""
+
+    def look(self, picture: np.ndarray) -> None:
+        """Take in a frame, [h, w, 3] uint8."""
+
+    def play(self) -> AsyncIterator[tuple[str, ...]]:
+        """The keys that are down, each time they change, at their time."""
+        ...
 
 
 class Player:
@@ -75,7 +93,7 @@ class Player:
 
     async def play(
         self,
-        script: Script,
+        driver: Driver,
         seconds: float,
         *,
         wanted: OpenRequest | None = None,
@@ -88,7 +106,7 @@ class Player:
         session = await self._open(wanted or OpenRequest())
         measured = Measurements(1 / session.model.frames_per_second, opened_at_s)
         shown: asyncio.Queue[int] = asyncio.Queue()
-        keys = asyncio.create_task(self._press(session, script, measured))
+        keys = asyncio.create_task(self._press(session, driver, measured))
         watch = self._frames.Watch(self._say(session, picture_format, shown))
         ends_at_s = float("inf")
         try:
@@ -98,8 +116,10 @@ class Player:
                 now_s = time.monotonic()
                 measured.frame(response.frame, now_s)
                 shown.put_nowait(response.frame.index)
+                picture = to_rgb(response.frame.picture, picture_format, session.model)
+                driver.look(picture)
                 if movie is not None:
-                    movie.add(to_rgb(response.frame.picture, picture_format, session.model))
+                    movie.add(picture)
                 on_frame(measured)
                 ends_at_s = min(ends_at_s, now_s + seconds)
                 if now_s >= ends_at_s:
@@ -127,10 +147,10 @@ class Player:
                     raise
                 await asyncio.sleep(0.1)
 
-    async def _press(self, session: Session, script: Script, measured: Measurements) -> None:
+    async def _press(self, session: Session, driver: Driver, measured: Measurements) -> None:
         async def events() -> AsyncIterator[ControlEvent]:
             seq = 0
-            async for down in script.play():
+            async for down in driver.play():
                 seq += 1
                 measured.control(seq, time.monotonic())
                 yield ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=down))
@@ -158,6 +178,7 @@ def _advance(progress: "tqdm[Any]") -> None:
 async def _play(options: argparse.Namespace) -> Report:
     player = Player(Addresses(options.sessions, options.control, options.frames))
     movie = movie_at(options.save) if options.save else None
+    driver: Driver = Eyes() if options.script == "eyes" else Script.load(options.script)
     wanted = OpenRequest(model=options.model, seed=options.seed, prompt=options.prompt)
     if options.image:
         wanted.image = options.image.read_bytes()
@@ -166,7 +187,7 @@ async def _play(options: argparse.Namespace) -> Report:
     with tqdm(total=total, unit="frame", disable=options.json) as progress:
         try:
             return await player.play(
-                Script.load(options.script),
+                driver,
                 options.seconds,
                 wanted=wanted,
                 picture_format=options.format,
@@ -177,6 +198,9 @@ async def _play(options: argparse.Namespace) -> Report:
             if movie is not None:
                 movie.close()
             await player.close()
+            if isinstance(driver, Eyes) and driver.on_road:
+                share = 100 * sum(driver.on_road) / len(driver.on_road)
+                print(f"on the road in {share:.0f} % of {len(driver.on_road)} frames", file=sys.stderr)
 
 
 def main() -> int:
@@ -187,7 +211,7 @@ def main() -> int:
     )
     for name in ("sessions", "control", "frames"):
         parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")
-    parser.add_argument("--script", default="road-lap", help="a name in loadtests/scripts, or a path")
+    parser.add_argument("--script", default="road-lap", help="a name in loadtests/scripts, a path, or: eyes")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--format", choices=sorted(FORMATS), default="jpeg")
     parser.add_argument("--model", default="", help="default: the only one there is")
