@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from aapt.checkpoint import Model, untrained
+from aapt.evals.curves import plot_curves
 from aapt.presets import DEBUG
 from aapt.shapes import to_video
 from aapt.train.adapt import Adapt, AdaptConfig, recycled
@@ -201,3 +203,14 @@ def test_a_diverging_run_stops_with_the_step_and_the_norm(
         model.dit.head.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="step 0: gradient norm is nan"):
         train(adapt(model, held), LoopConfig(steps=2, learning_rate=1e-3), tmp_path / "run")
+
+
+def test_curves_of_stages_with_one_loss_and_with_two_are_drawn(tmp_path: Path) -> None:
+    for run, losses_of in (("adapt", ("loss",)), ("adversarial", ("generator_loss", "discriminator_loss"))):
+        (tmp_path / run).mkdir()
+        lines = [{"step": step, **dict.fromkeys(losses_of, 1.0 / step)} for step in (20, 40)]
+        lines.append({"step": 40, "held_out": {"error_15": 0.5}})
+        (tmp_path / run / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    plot_curves([tmp_path / "adapt", tmp_path / "adversarial"], tmp_path / "out" / "curves.png")
+    with Image.open(tmp_path / "out" / "curves.png") as drawn:
+        assert drawn.width > drawn.height > 100

@@ -16,9 +16,11 @@ def plot_curves(runs: list[Path], out: Path) -> None:
     figure, axes = plt.subplots(2, len(runs), figsize=(4.6 * len(runs), 6), squeeze=False)
     for run, (above, below) in zip(runs, axes.T, strict=True):
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-        above.plot(*zip(*losses, strict=True))
+        for name in sorted({name for line in lines for name in line if name.endswith("loss")}):
+            losses = [(line["step"], line[name]) for line in lines if name in line]
+            above.plot(*zip(*losses, strict=True), label=name.removesuffix("_loss"))
         above.set(title=run.name, xlabel="step", ylabel="loss", yscale="log")
+        above.legend()
         for name in HELD_OUT:
             points = [
                 (line["step"], line["held_out"][name]) for line in lines if name in line.get("held_out", {})
