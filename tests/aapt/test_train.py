@@ -208,7 +208,9 @@ def test_a_diverging_run_stops_with_the_step_and_the_norm(
 def test_curves_of_stages_with_one_loss_and_with_two_are_drawn(tmp_path: Path) -> None:
     for run, losses_of in (("adapt", ("loss",)), ("adversarial", ("generator_loss", "discriminator_loss"))):
         (tmp_path / run).mkdir()
-        lines = [{"step": step, **dict.fromkeys(losses_of, 1.0 / step)} for step in (20, 40)]
+        lines: list[dict[str, object]] = [
+            {"step": step, **dict.fromkeys(losses_of, 1.0 / step)} for step in (20, 40)
+        ]
         lines.append({"step": 40, "held_out": {"error_15": 0.5}})
         (tmp_path / run / "log.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     plot_curves([tmp_path / "adapt", tmp_path / "adversarial"], tmp_path / "out" / "curves.png")
