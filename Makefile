@@ -14,7 +14,7 @@ ARGS ?=
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
 	@echo 'make bench    measure this machine'
-	@echo 'make record   record two hours of driving into data/road; stop and start as you like'
+	@echo 'make record   record 200 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
 	@echo 'make test     run the tests;                              ARGS="-k tick" for some'
 	@echo 'make lint     ruff, mypy, the import rule, the protos'
@@ -33,14 +33,13 @@ record: .venv/developing
 
 TRAIN := nice $(BIN)/python -m aapt.train
 ROAD := --preset road --data data/road --threads 2
-LATE := --codec runs/codec --compile --optimizer muon --clips 12 --late 0.25 --history-noise 0.1
-OWN := --own-history 0.5 --own-steps 4
+CLIPS := --codec runs/codec --compile --optimizer muon --clips 12 --late 0.25 --history-noise 0.1
 
 train: .venv/developing
 	@$(TRAIN) codec $(ROAD) --run runs/codec --steps 3200
-	@$(TRAIN) adapt $(ROAD) $(LATE) --run runs/adapt --steps 4600 --learning-rate 1.5e-3 --pure-noise 0.5
-	@$(TRAIN) adapt $(ROAD) $(LATE) $(OWN) --run runs/own --init runs/adapt --steps 600 --learning-rate 4e-4 --pure-noise 0.5
-	@$(TRAIN) distill $(ROAD) $(LATE) $(OWN) --run runs/distill --init runs/own --steps 300 --learning-rate 2e-4
+	@$(TRAIN) adapt $(ROAD) $(CLIPS) --run runs/adapt --steps 4200 --learning-rate 1.5e-3 --pure-noise 0.5
+	@$(TRAIN) distill $(ROAD) $(CLIPS) --run runs/distill --init runs/adapt --steps 220 --learning-rate 2e-4 \
+		--grid-steps 16 --own-history 0.5 --own-steps 3
 	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/distill --out checkpoints/road
 
 test: .venv/developing gen/generated

@@ -31,17 +31,16 @@ class Movie(Protocol):
 
 
 def movie_at(path: Path) -> Movie:
-    """A GIF where the name ends so, an MP4 otherwise."""
+    """A moving picture (WebP) where the name ends so, which a page shows as it is; an MP4 otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return Gif(path) if path.suffix == ".gif" else Mp4(path)
+    return WebP(path) if path.suffix == ".webp" else Mp4(path)
 
 
-class Gif:
-    """Every second frame, three times as large, in few colours: a page can show it without a player."""
+class WebP:
+    """Every second frame, three times as large, again and again."""
 
     LARGER = 3
     MILLISECONDS = 83
-    COLOURS = 48
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -51,13 +50,19 @@ class Gif:
     def add(self, frame: np.ndarray) -> None:
         self._seen += 1
         if self._seen % 2:
-            large = frame.repeat(self.LARGER, 0).repeat(self.LARGER, 1)
-            self._frames.append(Image.fromarray(large).quantize(self.COLOURS))
+            self._frames.append(Image.fromarray(frame.repeat(self.LARGER, 0).repeat(self.LARGER, 1)))
 
     def close(self) -> None:
         if self._frames:
             first, *others = self._frames
-            first.save(self._path, save_all=True, append_images=others, duration=self.MILLISECONDS, loop=0)
+            first.save(
+                self._path,
+                save_all=True,
+                append_images=others,
+                duration=self.MILLISECONDS,
+                loop=0,
+                quality=60,
+            )
 
 
 class Mp4:

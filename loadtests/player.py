@@ -218,7 +218,7 @@ def main() -> int:
     parser.add_argument("--image", type=Path, help="first picture, PNG or JPEG of the model's size")
     parser.add_argument("--prompt", default="")
     parser.add_argument("--seed", type=int, default=0, help="0: the service chooses")
-    parser.add_argument("--save", type=Path, help="write what was seen, as .mp4 or .gif")
+    parser.add_argument("--save", type=Path, help="write what was seen, as .mp4 or .webp")
     parser.add_argument("--json", action="store_true", help="no progress bar; one line of JSON, last")
     options = parser.parse_args()
     try:
