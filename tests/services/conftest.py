@@ -13,7 +13,7 @@ from services.app import Host, Service, open_channel
 from services.control import service as control
 from services.sessions import service as sessions
 from services.sessions.embedded import EmbeddedValkey
-from services.sessions.store import StoreLimits
+from services.sessions.store import SessionStore, StoreLimits
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -76,6 +76,21 @@ async def dial() -> AsyncIterator[Dial]:
 def limits() -> StoreLimits:
     """What Redis keeps, and how long; a test module may have its own."""
     return StoreLimits()
+
+
+@pytest.fixture
+async def store(valkey_url: str, limits: StoreLimits) -> AsyncIterator[SessionStore]:
+    store = SessionStore(valkey_url, limits, block_s=0.2)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def patient(valkey_url: str) -> AsyncIterator[SessionStore]:
+    """A store whose leases and seats outlive any test."""
+    store = SessionStore(valkey_url, StoreLimits(live_seat_s=60, lease_s=60, command_s=5.0))
+    yield store
+    await store.close()
 
 
 @pytest.fixture

@@ -1,21 +1,18 @@
-"""sessions against a real Valkey: seats, epochs, controls and receipts, and what happens when things die."""
+"""sessions over gRPC and a real Valkey: what is opened, pushed and followed, and what is refused."""
 
 import asyncio
 import io
 import resource
 import struct
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import pytest
 from PIL import Image
-from redis.asyncio import Redis
 
-from livevideo.v1 import session_pb2_grpc
-from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Keys, Obeyed
+from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Obeyed
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
     ClaimRequest,
@@ -27,14 +24,11 @@ from livevideo.v1.session_pb2 import (
     Model,
     OpenRequest,
     PushRequest,
-    Seat,
-    Session,
     SessionState,
 )
 from services import errors
-from services.sessions.embedded import EmbeddedValkey, next_delay_s
-from services.sessions.service import SessionService
 from services.sessions.store import SessionStore, StoreLimits
+from tests.services.asking import DEADLINE_S, LEFT, control, following, opened_and_claimed, refused
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
@@ -42,42 +36,11 @@ if TYPE_CHECKING:
 Sessions: TypeAlias = "SessionServiceAsyncStub"
 Running = Callable[[], set["asyncio.Task[object]"]]
 UntilEnded = Callable[[set["asyncio.Task[object]"]], Awaitable[None]]
-DEADLINE_S = 20.0
-LEFT = Keys(down=["left"])
 
 
 @pytest.fixture
 def limits() -> StoreLimits:
     return StoreLimits(live_seat_s=0.6, lease_s=1.0, command_s=2.0)
-
-
-@pytest.fixture
-async def store(valkey_url: str, limits: StoreLimits) -> AsyncIterator[SessionStore]:
-    store = SessionStore(valkey_url, limits, block_s=0.2)
-    yield store
-    await store.close()
-
-
-@pytest.fixture
-async def patient(valkey_url: str) -> AsyncIterator[SessionStore]:
-    """A store whose leases and seats outlive any test."""
-    store = SessionStore(valkey_url, StoreLimits(live_seat_s=60, lease_s=60, command_s=5.0))
-    yield store
-    await store.close()
-
-
-async def refused(call: object) -> errors.ServiceError:
-    """The refusal that a gRPC call ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await asyncio.wait_for(call, DEADLINE_S)  # type: ignore[arg-type]
-    refusal = errors.from_status(caught.value)
-    assert refusal is not None, caught.value
-    assert refusal.code is caught.value.code()
-    return refusal
-
-
-def control(seq: int, session_id: str = "") -> FollowResponse:
-    return FollowResponse(event=ControlEvent(session_id=session_id, seq=seq, keys=LEFT), received_at_s=1.5)
 
 
 def picture(width_px: int, height_px: int, kind: str = "PNG") -> bytes:
@@ -96,177 +59,6 @@ def png_that_says(width_px: int, height_px: int) -> bytes:
     """The beginning of a PNG: all that must be read to know how large the picture is."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width_px, height_px, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"")
-
-
-# Seats
-
-
-async def test_concurrent_opens_never_take_more_seats_than_there_are(
-    patient: SessionStore, road: Model
-) -> None:
-    for replica, slots in (("a", 3), ("b", 4), ("full", 0)):
-        await patient.announce(
-            AnnounceRequest(replica=replica, address=f"{replica}:1", model=road, slots=slots)
-        )
-    opened = await asyncio.gather(
-        *(patient.open(Session(model=road)) for _ in range(50)), return_exceptions=True
-    )
-    seated = [session.replica for session in opened if isinstance(session, Session)]
-    assert sorted(seated) == ["a"] * 3 + ["b"] * 4
-    assert all(isinstance(other, errors.EngineFull) for other in opened if not isinstance(other, Session))
-
-
-async def test_a_closed_session_frees_its_seat_at_once(
-    patient: SessionStore, announcement: AnnounceRequest, road: Model
-) -> None:
-    announcement.slots = 1
-    await patient.announce(announcement)
-    first = await patient.open(Session(model=road))
-    with pytest.raises(errors.EngineFull):
-        await patient.open(Session(model=road))
-    await patient.end(first.session_id)
-    await patient.end(first.session_id)
-    assert (await patient.open(Session(model=road))).replica == "engine-1"
-    assert (await patient.find(first.session_id)).state == SessionState.SESSION_STATE_CLOSED
-
-
-async def test_a_seat_that_nobody_claimed_lapses_and_is_given_to_another(
-    valkey_url: str, announcement: AnnounceRequest, road: Model
-) -> None:
-    store = SessionStore(valkey_url, StoreLimits(waiting_seat_s=0.05, lease_s=60))
-    announcement.slots = 1
-    await store.announce(announcement)
-    late = await store.open(Session(model=road))
-    await asyncio.sleep(0.1)
-    other = await store.open(Session(model=road))
-    await store.claim(other.session_id, "engine-1")
-    with pytest.raises(errors.EngineFull):
-        await store.claim(late.session_id, "engine-1")
-    await store.close()
-
-
-async def test_a_second_claim_is_refused_while_the_first_seat_lives(
-    patient: SessionStore, announcement: AnnounceRequest, road: Model
-) -> None:
-    await patient.announce(announcement)
-    session = await patient.open(Session(model=road, image=b"png", prompt="a road"))
-    claimed = await patient.claim(session.session_id, "engine-1")
-    assert (claimed.epoch, claimed.image, claimed.prompt) == (1, b"png", "a road")
-    assert claimed.state == SessionState.SESSION_STATE_LIVE
-    with pytest.raises(errors.SeatTaken):
-        await patient.claim(session.session_id, "engine-1")
-    await patient.release(session.session_id, 1)
-    assert (await patient.claim(session.session_id, "engine-1")).epoch == 2
-
-
-async def test_one_of_many_concurrent_claims_wins(
-    patient: SessionStore, announcement: AnnounceRequest, road: Model
-) -> None:
-    await patient.announce(announcement)
-    session = await patient.open(Session(model=road))
-    claims = await asyncio.gather(
-        *(patient.claim(session.session_id, "engine-1") for _ in range(20)), return_exceptions=True
-    )
-    assert sum(isinstance(claim, Session) for claim in claims) == 1
-    assert sum(isinstance(claim, errors.SeatTaken) for claim in claims) == 19
-
-
-async def test_a_dead_replica_loses_its_sessions_to_a_live_one(
-    store: SessionStore, announcement: AnnounceRequest, road: Model
-) -> None:
-    await store.announce(announcement)
-    session = await store.open(Session(model=road))
-    await store.claim(session.session_id, "engine-1")
-    await asyncio.sleep(1.2)  # its lease and its seat lapse
-    with pytest.raises(errors.NoEngine):
-        await store.open(Session(model=road))
-    assert await store.models() == ({}, {"road"})
-    announcement.replica, announcement.address = "engine-2", "127.0.0.1:2"
-    await store.announce(announcement)
-    found = await store.find(session.session_id)
-    assert (found.replica, found.replica_address) == ("engine-2", "127.0.0.1:2")
-    assert (await store.claim(session.session_id, "engine-2")).epoch == 2
-
-
-async def test_an_engine_of_an_old_epoch_changes_nothing(
-    store: SessionStore, announcement: AnnounceRequest, road: Model
-) -> None:
-    await store.announce(announcement)
-    session_id = (await store.open(Session(model=road))).session_id
-    await store.claim(session_id, "engine-1")
-    await asyncio.sleep(0.7)  # its seat lapses
-    await store.claim(session_id, "engine-1")
-    with pytest.raises(errors.Superseded):
-        await store.renew(session_id, 1)
-    with pytest.raises(errors.Superseded):
-        await store.obeyed(session_id, 1, ControlReceipt(seq=1))
-    with pytest.raises(errors.Superseded):
-        await store.read_controls(session_id, 1, b"0-0")
-    await store.release(session_id, 1)
-    await store.renew(session_id, 2)
-
-
-async def test_a_session_expires_when_nothing_is_heard_of_it(
-    valkey_url: str, announcement: AnnounceRequest, road: Model
-) -> None:
-    store = SessionStore(valkey_url, StoreLimits(unclaimed_s=0.05, lease_s=60))
-    await store.announce(announcement)
-    session = await store.open(Session(model=road))
-    await asyncio.sleep(0.1)
-    with pytest.raises(errors.UnknownSession):
-        await store.find(session.session_id)
-    await store.close()
-
-
-# Controls
-
-
-async def test_old_and_repeated_seqs_are_refused_whichever_store_they_come_through(
-    patient: SessionStore, store: SessionStore, announcement: AnnounceRequest, road: Model
-) -> None:
-    await patient.announce(announcement)
-    session_id = (await patient.open(Session(model=road))).session_id
-    top = 2**64 - 1  # more than a Lua number can hold
-    assert await patient.push(session_id, control(9)) is None
-    assert await store.push(session_id, control(9)) == 9
-    assert await store.push(session_id, control(10)) is None
-    assert await patient.push(session_id, control(9)) == 10
-    assert await patient.push(session_id, control(top - 1)) is None
-    assert await store.push(session_id, control(top - 1)) == top - 1
-    assert await store.push(session_id, control(top)) is None
-    _, controls = await patient.read_controls(session_id, 1, b"0-0")
-    assert [stored.event.seq for stored in controls] == [9, 10, top - 1, top]
-
-
-async def test_the_record_of_controls_is_capped(
-    valkey_url: str, announcement: AnnounceRequest, road: Model
-) -> None:
-    store = SessionStore(valkey_url, StoreLimits(controls_kept=100, lease_s=60))
-    await store.announce(announcement)
-    session_id = (await store.open(Session(model=road))).session_id
-    for seq in range(1, 501):
-        await store.push(session_id, control(seq))
-    _, controls = await store.read_controls(session_id, 1, b"0-0")
-    assert len(controls) < 256
-    assert (await store.read_controls(session_id, 1, b"499-0"))[1][0].event.seq == 500
-    await store.close()
-
-
-# Over gRPC
-
-
-async def following(
-    stub: Sessions, session_id: str, epoch: int, after_seq: int = 0
-) -> "grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]":
-    call = stub.Follow()
-    await call.write(FollowRequest(seat=Seat(session_id=session_id, epoch=epoch, after_seq=after_seq)))
-    return call
-
-
-async def opened_and_claimed(stub: Sessions, announcement: AnnounceRequest) -> Session:
-    await stub.Announce(announcement)
-    session = await stub.Open(OpenRequest())
-    return await stub.Claim(ClaimRequest(session_id=session.session_id, replica="engine-1"))
 
 
 async def test_open_fills_in_what_was_left_out(
@@ -504,160 +296,3 @@ async def test_replicas_with_impossible_fields_are_refused(
         refusal = await refused(session_stub.Announce(broken))
         assert isinstance(refusal, errors.BadRequest)
         assert refusal.message.startswith(field)
-
-
-async def test_no_cancellation_is_lost_at_whatever_moment_it_comes(store: SessionStore) -> None:
-    for moment in range(120):
-        reading = asyncio.create_task(store.read_receipts("road-none", b"0-0"))
-        for _ in range(moment % 40):
-            await asyncio.sleep(0)
-        reading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await reading
-
-
-# Without Redis
-
-
-async def test_without_redis_calls_are_refused_quickly_and_work_again_after_it_is_back(
-    session_stub: Sessions, valkey: EmbeddedValkey, announcement: AnnounceRequest
-) -> None:
-    session = await opened_and_claimed(session_stub, announcement)
-    push = session_stub.Push()
-    await push.write(PushRequest(event=ControlEvent(session_id=session.session_id, seq=1, keys=LEFT)))
-    receipt = await push.read()
-    assert isinstance(receipt, ControlReceipt)
-    assert receipt.HasField("accepted")
-    await valkey.kill()
-    refusal = await refused(session_stub.Get(GetRequest(session_id=session.session_id)))
-    assert isinstance(refusal, errors.StoreUnavailable)
-    assert refusal.retry_after_s is not None
-    assert isinstance(await refused(push.read()), errors.StoreUnavailable)
-    await valkey.start()
-    await session_stub.Announce(announcement)
-    assert (await session_stub.Open(OpenRequest())).replica == "engine-1"
-
-
-async def test_a_follow_outlives_a_short_silence_of_redis(
-    session_stub: Sessions, valkey: EmbeddedValkey, announcement: AnnounceRequest
-) -> None:
-    """It is told the truth once Redis is back: here, that an empty Redis knows no such session."""
-    session = await opened_and_claimed(session_stub, announcement)
-    follow = await following(session_stub, session.session_id, 1)
-    await asyncio.sleep(0.1)
-    await valkey.kill()
-    waiting = asyncio.create_task(follow.read())
-    await asyncio.sleep(0.5)
-    assert not waiting.done()
-    await valkey.start()
-    assert isinstance(await refused(waiting), errors.UnknownSession)
-
-
-async def test_a_redis_that_is_silent_is_given_up_on(announcement: AnnounceRequest) -> None:
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    store = SessionStore(f"redis://:secret@127.0.0.1:{port}", StoreLimits(command_s=0.2))
-    with pytest.raises(errors.StoreUnavailable) as caught:
-        await asyncio.wait_for(store.announce(announcement), DEADLINE_S)
-    assert "secret" not in caught.value.message
-    await store.close()
-    server.close()
-
-
-# With a Valkey of its own
-
-
-@pytest.fixture
-async def valkeys(monkeypatch: pytest.MonkeyPatch) -> list[EmbeddedValkey]:
-    """Those that were started so far."""
-    started: list[EmbeddedValkey] = []
-    start = EmbeddedValkey.start
-
-    async def noted(valkey: EmbeddedValkey) -> str:
-        started.append(valkey)
-        return await start(valkey)
-
-    monkeypatch.setattr(EmbeddedValkey, "start", noted)
-    return started
-
-
-async def test_a_valkey_that_dies_is_started_again_and_sessions_can_be_opened(
-    valkeys: list[EmbeddedValkey],
-    serve: Callable[[SessionService], Awaitable[str]],
-    dial: Callable[[str], grpc.aio.Channel],
-    announcement: AnnounceRequest,
-) -> None:
-    stub = session_pb2_grpc.SessionServiceStub(dial(await serve(SessionService())))
-    for _ in range(2):
-        await stub.Announce(announcement)
-        session = await stub.Open(OpenRequest())
-        await valkeys[0].kill()
-        async with asyncio.timeout(DEADLINE_S):
-            while True:
-                gone = await refused(stub.Get(GetRequest(session_id=session.session_id)))
-                if isinstance(gone, errors.UnknownSession):
-                    break
-                assert isinstance(gone, errors.StoreUnavailable)
-                await asyncio.sleep(0.05)
-
-
-@pytest.mark.parametrize("after_s", [0.0, 0.05, 0.11, 0.13, 0.2])
-async def test_a_service_that_stops_while_its_valkey_is_started_again_leaves_nothing(
-    valkeys: list[EmbeddedValkey], running: Running, after_s: float
-) -> None:
-    before, service = running(), SessionService()
-    await service.start()
-    await valkeys[0].kill()
-    await asyncio.sleep(after_s)
-    folder = Path(valkeys[0].url.removeprefix("unix://")).parent
-    await service.stop()
-    assert running() == before
-    assert not folder.exists()
-    listing = await asyncio.create_subprocess_exec("ps", "-eo", "args", stdout=asyncio.subprocess.PIPE)
-    said, _ = await listing.communicate()
-    assert str(folder).encode() not in said
-
-
-def test_a_valkey_that_keeps_dying_is_started_again_more_and_more_slowly() -> None:
-    delays_s = [0.0]
-    for lived_s in (30.0, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 30.0, 0.1):
-        delays_s.append(next_delay_s(delays_s[-1], lived_s))
-    assert delays_s[1:] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 0.1, 0.2]
-
-
-async def test_a_full_valkey_refuses_new_sessions_and_those_that_are_played_go_on(
-    patient: SessionStore, valkey_url: str, announcement: AnnounceRequest, road: Model
-) -> None:
-    await patient.announce(announcement)
-    played = (await patient.open(Session(model=road))).session_id
-    redis = Redis.from_url(valkey_url)
-    assert (await redis.config_get("maxmemory"))["maxmemory"] == str(512 << 20)
-    await redis.config_set("maxmemory", 1)
-    known = await redis.dbsize()
-    with pytest.raises(errors.StoreUnavailable):
-        await patient.open(Session(model=road, image=bytes(1000)))
-    assert await redis.dbsize() == known
-    await patient.claim(played, "engine-1")
-    await patient.renew(played, 1)
-    await patient.announce(announcement)
-    await patient.end(played)
-    assert (await patient.find(played)).state == SessionState.SESSION_STATE_CLOSED
-    await redis.aclose()
-
-
-async def test_a_session_that_finds_no_room_leaves_nothing_behind(
-    patient: SessionStore, valkey_url: str, announcement: AnnounceRequest, road: Model
-) -> None:
-    announcement.slots = 1
-    await patient.announce(announcement)
-    await patient.open(Session(model=road))
-    redis = Redis.from_url(valkey_url)
-    known = await redis.dbsize()
-    with pytest.raises(errors.EngineFull):
-        await patient.open(Session(model=road))
-    assert await redis.dbsize() == known
-    await redis.aclose()
