@@ -23,6 +23,7 @@ def test_the_cache_keeps_exactly_what_the_mask_lets_through(window: int, newest:
     every = torch.arange(1, newest + 1)[None]
     seen = visible(torch.tensor([[newest]]), every, window)[0, 0]
     assert kept == every[0][seen].tolist()
+    assert cache.kept(newest) == tuple(kept)
     assert cache.keys[0, 0].abs().sum() == 0  # the other row is untouched
 
 

@@ -91,7 +91,7 @@ async def test_a_cancelled_generator_is_closed_at_once(serve: Serve, dial: Dial)
     await send.write(ControlEvent(seq=1))
     await send.read()
     send.cancel()
-    await asyncio.wait_for(echo.has_ended.wait(), 20.0)
+    assert await asyncio.wait_for(echo.has_ended.wait(), 20.0)
 
 
 async def test_health_and_reflection_name_the_service(serve: Serve, dial: Dial) -> None:

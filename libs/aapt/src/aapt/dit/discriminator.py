@@ -66,7 +66,7 @@ class Discriminator(nn.Module):
         index: Int[Tensor, "b t"],
     ) -> Float[Tensor, "b judged"]:
         """Logits of `shown`, each latent under its own conditions; `t` is free, as in APT."""
-        left = self.backbone.hidden(shown, previous, t, text, controls, index, is_causal=self.is_causal)
+        left, _ = self.backbone.hidden(shown, previous, t, text, controls, index, is_causal=self.is_causal)
         latents = shown.shape[1] if self.judges_latents else 1
         seen = []
         for depth, head in zip(self.depths, self.heads, strict=True):

@@ -94,7 +94,8 @@ class KVCache:
 
     def kept(self, newest: int) -> tuple[int, ...]:
         """The latents that are kept once `newest` is written, in order."""
-        return tuple(i for i in range(1, newest + 1) if self.keeps(i, newest))
+        oldest = max(1, newest - self.window)
+        return (*((1,) if oldest > 1 else ()), *range(oldest, newest + 1))
 
     def keeps(self, index: int, newest: int) -> bool:
         """Whether latent `index` is still kept once `newest` is written."""

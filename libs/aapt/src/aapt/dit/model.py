@@ -155,10 +155,11 @@ class DiT(nn.Module):
         is_causal: off, every latent sees the whole clip, as before stage 1.
         """
         height, width = noisy.shape[-2:]
-        x = self.hidden(noisy, previous, t, text, controls, index, cache=cache, is_causal=is_causal)[-1]
-        vector, _ = self.time(t)
+        left, vector = self.hidden(
+            noisy, previous, t, text, controls, index, cache=cache, is_causal=is_causal
+        )
         shift, scale = (self.head_modulation + vector[:, None]).chunk(2, 1)
-        made = _to_latents(self.head(self.norm(x) * (1 + scale) + shift), height, width)
+        made = _to_latents(self.head(self.norm(left[-1]) * (1 + scale) + shift), height, width)
         return (noisy - made) / per_clip(t.clamp_min(MIN_TIME)) if self.config.predicts_clean else made
 
     def hidden(
@@ -172,21 +173,24 @@ class DiT(nn.Module):
         *,
         cache: CachePass | None = None,
         is_causal: bool = True,
-    ) -> list[Float[Tensor, "b n _"]]:
-        """What each block leaves of its tokens, in order; arguments as in `forward`."""
+    ) -> tuple[list[Float[Tensor, "b n _"]], Float[Tensor, "b _"]]:
+        """What each block leaves of its tokens, in order, and the clip's time as a vector.
+
+        Arguments as in `forward`.
+        """
         height, width = noisy.shape[-2:]
         index = self._index(noisy, cache) if index is None else index
         maps = self.controls(controls, height, width)
         x = self.patch(_to_tokens(torch.cat([noisy, previous, maps.to(noisy.dtype)], 2)))
         turns = rope(index, height // PATCH, width // PATCH, self.config.head_dim)
         mask = self._mask(index, cache, (height // PATCH) * (width // PATCH)) if is_causal else None
-        _, six = self.time(t)
+        vector, six = self.time(t)
         prompt = None if text is None else self.text(text)
         left = []
         for layer, block in enumerate(self.blocks):
             x = block(x, six, turns, mask, prompt, None if cache is None else cache.layer(layer))
             left.append(x)
-        return left
+        return left, vector
 
     def new_cache(self, slots: int, height: int, width: int) -> KVCache:
         """An empty cache for `slots` sessions of latents of this size."""

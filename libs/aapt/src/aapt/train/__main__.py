@@ -124,7 +124,10 @@ def _train_network(model: Model, options: argparse.Namespace) -> None:
     held_out = Clips(episodes[-HELD_OUT_EPISODES:], model.text)
     if options.init:
         _read(model.dit, options.init)
-    train(_stage(model, learning, held_out, options), _loop(options, clip_norm=1.0), options.run)
+    # The paper's adversarial stage has no weight decay.
+    decay = 0.0 if options.command == "adversarial" else 0.01
+    stage = _stage(model, learning, held_out, options)
+    train(stage, _loop(options, clip_norm=1.0, weight_decay=decay), options.run)
 
 
 def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Namespace) -> Stage:
@@ -159,7 +162,7 @@ def _export(model: Model, options: argparse.Namespace) -> None:
     print(f"wrote {options.out}: {size / 1e6:.1f} MB")
 
 
-def _loop(options: argparse.Namespace, *, clip_norm: float, weight_decay: float = 0.01) -> LoopConfig:
+def _loop(options: argparse.Namespace, *, clip_norm: float, weight_decay: float) -> LoopConfig:
     return LoopConfig(
         steps=options.steps,
         learning_rate=options.learning_rate,

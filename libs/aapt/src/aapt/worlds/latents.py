@@ -73,9 +73,9 @@ class Clips:
         batch = self.pick(places, length)
         for row, (number, start) in enumerate(places[: round(late * clips)]):
             begun = self.pick([(number, int(torch.randint(start + 1, (), generator=generator)))], 1)
-            for name in ("latents", "previous", "controls"):
-                getattr(batch, name)[row, 0] = getattr(begun, name)[0, 0]
-            batch.first[row] = begun.first[0]
+            batch.first[row] = batch.previous[row, 0] = begun.first[0]
+            batch.latents[row, 0] = begun.latents[0, 0]
+            batch.controls[row, 0] = begun.controls[0, 0]
             nearest, farthest = math.log(length), math.log(LATEST_INDEX)
             away = nearest + (farthest - nearest) * float(torch.rand((), generator=generator))
             batch.index[row, 1:] += int(math.exp(away))
