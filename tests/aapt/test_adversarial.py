@@ -127,7 +127,8 @@ def test_each_player_gains_while_the_other_stands_still(model: Model, clips: Cli
     leads = []
     for step in range(15):
         judges.zero_grad()
-        leads.append(adversarial.learn_discriminator(torch.Generator().manual_seed(step))["lead"])
+        generator = torch.Generator().manual_seed(step)
+        leads.append(adversarial.learn_discriminator(adversarial.draw(generator), generator)["lead"])
         judges.step()
     assert sum(leads[-3:]) > sum(leads[:3]) + 1
     before = {name: p.clone() for name, p in adversarial.discriminator.named_parameters()}
@@ -135,7 +136,8 @@ def test_each_player_gains_while_the_other_stands_still(model: Model, clips: Cli
     losses = []
     for step in range(15):
         makers.zero_grad()
-        losses.append(adversarial.learn_generator(torch.Generator().manual_seed(step))["loss"])
+        generator = torch.Generator().manual_seed(step)
+        losses.append(adversarial.learn_generator(adversarial.draw(generator), generator)["loss"])
         makers.step()
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
     assert all(torch.equal(p, before[name]) for name, p in adversarial.discriminator.named_parameters())

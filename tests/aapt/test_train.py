@@ -15,7 +15,7 @@ from aapt.shapes import to_video
 from aapt.train.adapt import Adapt, AdaptConfig, recycled
 from aapt.train.codec import Codec, normalise
 from aapt.train.distill import Distill, DistillConfig
-from aapt.train.loop import LoopConfig, Stage, train
+from aapt.train.loop import LoopConfig, train
 from aapt.train.pretrain import Pretrain, PretrainConfig
 from aapt.worlds.clips import Episode
 from aapt.worlds.latents import LATEST_INDEX, Clips, encode
@@ -68,7 +68,7 @@ def test_the_codec_learns_and_normalises_what_it_makes(
     assert list((tmp_path / "run").glob("sheet-*.png"))
 
 
-def adapt(model: Model, held: Clips) -> Stage:
+def adapt(model: Model, held: Clips) -> Adapt:
     return Adapt(model, held, held, AdaptConfig(clips=2, length=5, history_noise=0.3, own_history=0.5))
 
 

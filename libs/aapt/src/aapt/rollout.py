@@ -116,6 +116,11 @@ class Rollout:
         Exact where the whole history fits the window; close where it does not, since deeper layers had seen
         latents that are gone. Raises ValueError where `past` has a gap that it must not have.
         """
+        self.resume_latents(slot, past, self._encode(prompt), seed)
+
+    @torch.inference_mode()
+    def resume_latents(self, slot: int, past: Past, text: Float[Tensor, "l d"], seed: int) -> None:
+        """`resume` for those who hold the encoded prompt already."""
         newest = max(past.latents)
         kept = self._cache.kept(newest)
         missing = [i for i in kept if i not in past.controls or i - 1 not in past.latents]
@@ -123,7 +128,7 @@ class Rollout:
             raise ValueError(
                 f"past up to latent {newest} lacks latents or controls around {missing[:5]}; send them"
             )
-        self._begin(slot, self._encode(prompt), _Session(seed, newest, past.latents[newest]))
+        self._begin(slot, text, _Session(seed, newest, past.latents[newest]))
         if kept:
             self._evaluate(
                 torch.stack([self.noise(seed, i) for i in kept])[None],

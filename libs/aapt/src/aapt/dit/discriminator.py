@@ -9,10 +9,10 @@ import math
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from aapt.dit.attention import CrossAttention
+from aapt.dit.attention import CrossAttention, visible
 from aapt.dit.model import DiT
 from aapt.flow import Time
 from aapt.shapes import Controls, Latents, Text
@@ -64,13 +64,38 @@ class Discriminator(nn.Module):
         text: Text,
         controls: Controls,
         index: Int[Tensor, "b t"],
+        *,
+        after: Latents | None = None,
     ) -> Float[Tensor, "b judged"]:
-        """Logits of `shown`, each latent under its own conditions; `t` is free, as in APT."""
-        left, _ = self.backbone.hidden(shown, previous, t, text, controls, index, is_causal=self.is_causal)
-        latents = shown.shape[1] if self.judges_latents else 1
-        seen = []
-        for depth, head in zip(self.depths, self.heads, strict=True):
-            tokens = rearrange(left[depth - 1], "b (t n) d -> (b t) n d", t=latents)
-            seen.append(head(tokens))
-        logits = self.judge(torch.cat(seen, -1))
-        return rearrange(logits, "(b t) 1 -> b t", t=latents)
+        """Logits of `shown`, each latent under its own conditions; `t` is free, as in APT.
+
+        after: latents of the same clip that each shown one is judged as following, in place of the shown ones
+          before it. Teacher-forced students are judged so (paper, appendix D); needs the causal kind.
+        """
+        length, sees = shown.shape[1], None
+        if after is not None:
+            sees = _after(index, self.backbone.config.window)
+            shown, previous, controls = (
+                torch.cat(pair, 1) for pair in ((after, shown), (previous, previous), (controls, controls))
+            )
+            index = torch.cat([index, index], 1)
+        left, _ = self.backbone.hidden(
+            shown, previous, t, text, controls, index, is_causal=self.is_causal, sees=sees
+        )
+        judged = length if self.judges_latents else 1
+        # The penalty looks at differences of a thousandth, which bfloat16 would round away.
+        with torch.autocast(shown.device.type, enabled=False):
+            seen = []
+            for depth, head in zip(self.depths, self.heads, strict=True):
+                tokens = left[depth - 1].float().unflatten(1, (shown.shape[1], -1))[:, -length:]
+                seen.append(head(rearrange(tokens, "b (j t) n d -> (b j) (t n) d", j=judged)))
+            logits = self.judge(torch.cat(seen, -1))
+        return rearrange(logits, "(b j) 1 -> b j", j=judged)
+
+
+def _after(index: Int[Tensor, "b t"], window: int) -> Bool[Tensor, "b s s"]:
+    """Of a clip twice, once as it was and once as it is shown: all see what was before, and themselves."""
+    rule = visible(index, index, window)
+    itself = torch.eye(index.shape[1], dtype=torch.bool, device=index.device).expand_as(rule)
+    none = torch.zeros_like(rule)
+    return torch.cat([torch.cat([rule, none], 2), torch.cat([rule & ~itself, itself], 2)], 1)

@@ -40,6 +40,7 @@ class DiTConfig:
     text_dim: int
     text_tokens: int
     keys: int = 0
+    recycles: bool = True  # off: the first picture is all that is ever recycled (paper, appendix E)
     camera_metres_per_unit: float = 0.0  # above 0: the network is steered by camera poses instead of keys
     control_channels: int = 8  # of the key encoder; the camera encoder has 24
     predicts_clean: bool = True
@@ -173,17 +174,23 @@ class DiT(nn.Module):
         *,
         cache: CachePass | None = None,
         is_causal: bool = True,
+        sees: Bool[Tensor, "b t t"] | None = None,
     ) -> tuple[list[Float[Tensor, "b n _"]], Float[Tensor, "b _"]]:
         """What each block leaves of its tokens, in order, and the clip's time as a vector.
 
-        Arguments as in `forward`.
+        Arguments as in `forward`. sees: which latent sees which, in place of the block-causal rule.
         """
         height, width = noisy.shape[-2:]
         index = self._index(noisy, cache) if index is None else index
+        if not self.config.recycles:
+            previous = previous * (index == FIRST_INDEX)[..., None, None, None]
         maps = self.controls(controls, height, width)
         x = self.patch(_to_tokens(torch.cat([noisy, previous, maps.to(noisy.dtype)], 2)))
         turns = rope(index, height // PATCH, width // PATCH, self.config.head_dim)
-        mask = self._mask(index, cache, (height // PATCH) * (width // PATCH)) if is_causal else None
+        if sees is None and is_causal:
+            sees = self._sees(index, cache)
+        tokens = (height // PATCH) * (width // PATCH)
+        mask = None if sees is None else sees.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
         vector, six = self.time(t)
         prompt = None if text is None else self.text(text)
         left = []
@@ -210,17 +217,14 @@ class DiT(nn.Module):
             cache.text_keys[layer, slot] = k[0]
             cache.text_values[layer, slot] = v[0]
 
-    def _mask(
-        self, index: Int[Tensor, "b t"], cache: CachePass | None, tokens: int
-    ) -> Bool[Tensor, "b n m"] | None:
+    def _sees(self, index: Int[Tensor, "b t"], cache: CachePass | None) -> Bool[Tensor, "b t s"] | None:
         seen = index
         if cache is not None and cache.is_continued:
             before = cache.cache.kept(cache.indices[0][0] - 1)
             seen = torch.cat([torch.tensor(before, device=index.device).expand(len(index), -1), index], 1)
         elif index.shape[1] == 1:
             return None
-        mask = visible(index, seen, self.config.window)
-        return mask.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
+        return visible(index, seen, self.config.window)
 
     def _index(self, noisy: Latents, cache: CachePass | None) -> Int[Tensor, "b t"]:
         if cache is not None:

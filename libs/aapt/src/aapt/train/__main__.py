@@ -17,6 +17,7 @@ import argparse
 import os
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
@@ -130,7 +131,7 @@ def _train_network(model: Model, options: argparse.Namespace) -> None:
     train(stage, _loop(options, clip_norm=1.0, weight_decay=decay), options.run)
 
 
-def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Namespace) -> Stage:
+def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Namespace) -> Stage[Any]:
     kind = CONFIGS[options.command]
     chosen = {name: value for name, value in vars(options).items() if value is not None}
     config = kind(**{f.name: chosen[f.name] for f in fields(kind) if f.name in chosen})

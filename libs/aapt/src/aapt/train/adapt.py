@@ -54,12 +54,15 @@ class Adapt:
         self._config = config
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def turns(self) -> tuple[Turn[Batch], ...]:
         return (Turn("network", self.model, self.learn),)
 
-    def learn(self, generator: torch.Generator) -> dict[str, float]:
+    def draw(self, generator: torch.Generator) -> Batch:
         config = self._config
-        batch = self._clips.batch(generator, config.clips, config.length, config.late)
+        return self._clips.batch(generator, config.clips, config.length, config.late)
+
+    def learn(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        config = self._config
         t = shift_time(torch.rand(config.clips, generator=generator), config.shift)
         t = torch.where(torch.rand(config.clips, generator=generator) < config.pure_noise, torch.ones(()), t)
         previous = recycled(self.model, batch, generator, config)

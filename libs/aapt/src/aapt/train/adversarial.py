@@ -19,7 +19,7 @@ from aapt.checkpoint import Model
 from aapt.dit.discriminator import Discriminator
 from aapt.dit.model import CachePass, DiT
 from aapt.flow import Time, clean_estimate
-from aapt.rollout import Rollout
+from aapt.rollout import Past, Rollout
 from aapt.shapes import Latents
 from aapt.train.adapt import judge
 from aapt.train.loop import Turn
@@ -32,16 +32,30 @@ class AdversarialConfig:
 
     length: latents of the first segment. extensions: further segments, each of `length` - `overlap` new
     latents; the discriminator sees them behind the last `overlap` of the segment before (paper: one second).
+    late: share of steps that take up worlds in which somebody has played for long (`Clips.batch`).
+    teacher_forced: each latent is made and judged behind true ones; the paper's ablation (appendix D).
     """
 
     clips: int = 4
     length: int = 10
     extensions: int = 0
     overlap: int = 2
+    late: float = 0.0
     penalty: float = 1000.0
     perturbation: float = 0.1
     is_causal: bool = True
     judges_latents: bool = True
+    teacher_forced: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.length:
+            raise ValueError(
+                f"overlap {self.overlap} of {self.length} latents leaves nothing new; choose less"
+            )
+        if self.teacher_forced and (self.extensions or not self.is_causal or not self.judges_latents):
+            raise ValueError(
+                "teacher forcing has no extensions, and its judge is causal and judges latents; leave them so"
+            )
 
 
 @dataclass(frozen=True)
@@ -61,7 +75,7 @@ class Segment:
 
 
 class Adversarial:
-    """Discriminator and generator take turns, each on rollouts of its own."""
+    """Discriminator and generator take turns on the same rollouts: neither changes what was made of them."""
 
     def __init__(
         self,
@@ -73,10 +87,6 @@ class Adversarial:
         *,
         is_compiled: bool = False,
     ) -> None:
-        if not 0 <= config.overlap < config.length:
-            raise ValueError(
-                f"overlap {config.overlap} of {config.length} latents leaves nothing new; choose less"
-            )
         self.model = model.dit
         self.discriminator = Discriminator(
             adapted, is_causal=config.is_causal, judges_latents=config.judges_latents
@@ -90,46 +100,60 @@ class Adversarial:
         self._config = config
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def turns(self) -> tuple[Turn[tuple[Segment, ...]], ...]:
         return (
             Turn("discriminator", self.discriminator, self.learn_discriminator),
             Turn("generator", self.model, self.learn_generator),
         )
 
-    def learn_discriminator(self, generator: torch.Generator) -> dict[str, float]:
+    def draw(self, generator: torch.Generator) -> tuple[Segment, ...]:
+        config = self._config
+        if config.teacher_forced:
+            return (self._forced(generator),)
+        is_late = float(torch.rand((), generator=generator)) < config.late
+        return tuple(self.play(generator, is_late=is_late))
+
+    def learn_discriminator(
+        self, segments: tuple[Segment, ...], generator: torch.Generator
+    ) -> dict[str, float]:
         """Real above fake, latent by latent, and little change in small surroundings of both (R1, R2)."""
         config, numbers = self._config, _Means()
-        for segment in self.play(generator):
+        for segment in segments:
             t = torch.rand(config.clips, generator=generator)
-            seen = [segment.real, segment.fake]
-            seen += [_perturbed(batch, config.perturbation, generator) for batch in seen]
+            near = _perturbed(segment.real, config.perturbation, generator)
+            fake_near = _perturbed(segment.fake, config.perturbation, generator)
             # The same t in all four: the penalty is not to measure how logits change with t.
-            real, fake, real_near, fake_near = (self._logits(batch, t) for batch in seen)
+            if config.teacher_forced:
+                real, real_near = self._logits((segment.real, near), t)
+                fake, beside = self._logits((segment.fake, fake_near), t, after=segment.real)
+            else:
+                real, real_near, fake, beside = self._logits((segment.real, near, segment.fake, fake_near), t)
             adversarial = softplus(fake - real).mean()
-            penalty = ((real - real_near).square() + (fake - fake_near).square()).mean()
+            penalty = ((real - real_near).square() + (fake - beside).square()).mean()
             loss = adversarial + config.penalty * penalty
-            (loss / (1 + config.extensions)).backward()
+            (loss / len(segments)).backward()
             numbers.add(loss=loss, adversarial=adversarial, penalty=penalty, lead=(real - fake).mean())
         return numbers.means()
 
-    def learn_generator(self, generator: torch.Generator) -> dict[str, float]:
+    def learn_generator(self, segments: tuple[Segment, ...], generator: torch.Generator) -> dict[str, float]:
         """Fake above real, latent by latent; one backward for each segment."""
         config, numbers = self._config, _Means()
         self.discriminator.requires_grad_(False)
-        for segment in self.play(generator):
+        for segment in segments:
             t = torch.rand(config.clips, generator=generator)
             made = self.again(segment)
             old = segment.fake.latents[:, : -made.shape[1]]
-            fake = self._logits(replace(segment.fake, latents=torch.cat([old, made], 1)), t)
+            shown = replace(segment.fake, latents=torch.cat([old, made], 1))
+            (fake,) = self._logits((shown,), t, after=segment.real if config.teacher_forced else None)
             with torch.no_grad():
-                real = self._logits(segment.real, t)
+                (real,) = self._logits((segment.real,), t)
             loss = softplus(real - fake).mean()
-            (loss / (1 + config.extensions)).backward()
+            (loss / len(segments)).backward()
             numbers.add(loss=loss)
         self.discriminator.requires_grad_(True)
         return numbers.means()
 
-    def play(self, generator: torch.Generator) -> Iterator[Segment]:
+    def play(self, generator: torch.Generator, *, is_late: bool = False) -> Iterator[Segment]:
         """The first move: the student plays one segment after another, under the controls of real clips.
 
         Extensions go on under the controls of clips that have nothing to do with what was played before: the
@@ -137,13 +161,12 @@ class Adversarial:
         """
         config = self._config
         rollout = Rollout(self._whole, config.clips)
-        real = self._clips.batch(generator, config.clips, config.length)
         seeds = torch.randint(2**31, (config.clips,), generator=generator).tolist()
-        for slot, seed in enumerate(seeds):
-            rollout.open_latent(slot, real.first[slot], real.text[slot], seed)
+        real = self._take_up(rollout, seeds, generator) if is_late else self._open(rollout, seeds, generator)
+        past = rollout.next_pass(config.length) if is_late else None
         made = _rolled_out(rollout, real)
         fake = replace(real, latents=made, previous=torch.cat([real.first[:, None], made[:, :-1]], 1))
-        yield Segment(real, fake, _noise(rollout, seeds, fake), None)
+        yield Segment(real, fake, _noise(rollout, seeds, fake), past)
         kept, fresh = slice(config.length - config.overlap, None), slice(config.overlap, None)
         for _ in range(config.extensions):
             index = fake.index + config.length - config.overlap
@@ -176,8 +199,42 @@ class Adversarial:
         assert isinstance(model, DiT)
         return judge(self._whole, model, self._held_out, folder / f"sheet-{step:06d}.png")
 
-    def _logits(self, seen: Batch, t: Time) -> Float[Tensor, "b judged"]:
-        return self._judge(seen.latents, seen.previous, t, seen.text, seen.controls, seen.index)
+    def _open(self, rollout: Rollout, seeds: list[int], generator: torch.Generator) -> Batch:
+        real = self._clips.batch(generator, self._config.clips, self._config.length)
+        for slot, seed in enumerate(seeds):
+            rollout.open_latent(slot, real.first[slot], real.text[slot], seed)
+        return real
+
+    def _take_up(self, rollout: Rollout, seeds: list[int], generator: torch.Generator) -> Batch:
+        config = self._config
+        window = self.model.config.window
+        lived = self._clips.batch(generator, config.clips, 2 + window + config.length, late=1.0)
+        lived.index[:] = lived.index[0].clone()  # a pass goes over sessions of one age
+        indices = lived.index[0].tolist()
+        for slot, seed in enumerate(seeds):
+            latents = {0: lived.first[slot], indices[1] - 1: lived.previous[slot, 1]}
+            rows = range(2 + window)
+            past = Past(
+                latents | {indices[i]: lived.latents[slot, i] for i in rows},
+                {indices[i]: lived.controls[slot, i] for i in rows},
+            )
+            rollout.resume_latents(slot, past, lived.text[slot], seed)
+        return lived.part(slice(-config.length, None))
+
+    @torch.no_grad()
+    def _forced(self, generator: torch.Generator) -> Segment:
+        real = self._clips.batch(generator, self._config.clips, self._config.length)
+        segment = Segment(real, real, torch.randn(real.latents.shape, generator=generator), None)
+        return replace(segment, fake=replace(real, latents=self.again(segment)))
+
+    def _logits(
+        self, shown: tuple[Batch, ...], t: Time, *, after: Batch | None = None
+    ) -> tuple[Float[Tensor, "b judged"], ...]:
+        """Of several batches in one pass, each clip at the same time in all of them."""
+        seen = Batch.joined(shown)
+        true = None if after is None else torch.cat([after.latents] * len(shown))
+        given = (seen.latents, seen.previous, t.repeat(len(shown)), seen.text, seen.controls, seen.index)
+        return self._judge(*given, after=true).chunk(len(shown))
 
 
 class _Means:

@@ -18,6 +18,7 @@ class Codec:
     which are few pixels of a picture and all that a player looks at.
     """
 
+    CLIPS = 4
     LATENTS_PER_CLIP = 4
     KL_WEIGHT = 3e-4
     DETAIL_WEIGHT = 8.0
@@ -43,11 +44,13 @@ class Codec:
         return torch.stack(clips)
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def turns(self) -> tuple[Turn[Video], ...]:
         return (Turn("codec", self.model, self.learn),)
 
-    def learn(self, generator: torch.Generator) -> dict[str, float]:
-        video = self.clips(generator, 4)
+    def draw(self, generator: torch.Generator) -> Video:
+        return self.clips(generator, self.CLIPS)
+
+    def learn(self, video: Video, generator: torch.Generator) -> dict[str, float]:
         mean, log_variance = self.model.posterior(video)
         noise = torch.randn(mean.shape, generator=generator)
         made, _ = self.model.decoder(mean + noise * (0.5 * log_variance).exp(), None)

@@ -16,7 +16,7 @@ from aapt.dit.model import DiT
 from aapt.flow import clean_estimate, interpolate, per_clip, time_grid
 from aapt.train.adapt import judge, recycled
 from aapt.train.loop import Turn
-from aapt.worlds.latents import Clips
+from aapt.worlds.latents import Batch, Clips
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,15 @@ class Distill:
         self._grid = time_grid(config.grid_steps, config.shift)
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def turns(self) -> tuple[Turn[Batch], ...]:
         return (Turn("network", self.model, self.learn),)
 
-    def learn(self, generator: torch.Generator) -> dict[str, float]:
+    def draw(self, generator: torch.Generator) -> Batch:
+        config = self._config
+        return self._clips.batch(generator, config.clips, config.length, config.late)
+
+    def learn(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         config, student = self._config, self.model
-        batch = self._clips.batch(generator, config.clips, config.length, config.late)
         k = torch.randint(1, config.grid_steps + 1, (config.clips,), generator=generator)
         t, t_below = self._grid[k], self._grid[k - 1]
         noise = torch.randn(batch.latents.shape, generator=generator)

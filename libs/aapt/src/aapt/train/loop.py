@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
@@ -46,21 +46,24 @@ def multiplies_bfloat16() -> bool:
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
+Drawn = TypeVar("Drawn")  # what a step learns from: clips, or what the student has made of them
+
+
 @dataclass(frozen=True)
-class Turn:
+class Turn(Generic[Drawn]):
     """A network's turn within a step.
 
-    learn: adds gradients to the network, all randomness from the generator; returns numbers to log, "loss"
-      among them.
+    learn: adds gradients to the network from what was drawn, all randomness from the generator; returns
+      numbers to log, "loss" among them.
     """
 
     name: str
     network: nn.Module
-    learn: Callable[[torch.Generator], dict[str, float]]
+    learn: Callable[[Drawn, torch.Generator], dict[str, float]]
 
 
 @runtime_checkable
-class Stage(Protocol):
+class Stage(Protocol[Drawn]):
     """One stage of the recipe: what is trained, what it is told, how it is judged."""
 
     @property
@@ -69,8 +72,12 @@ class Stage(Protocol):
         ...
 
     @property
-    def turns(self) -> Sequence[Turn]:
+    def turns(self) -> Sequence[Turn[Drawn]]:
         """Who learns in a step, in this order."""
+        ...
+
+    def draw(self, generator: torch.Generator) -> Drawn:
+        """What all turns of a step learn from."""
         ...
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
@@ -78,7 +85,7 @@ class Stage(Protocol):
         ...
 
 
-def train(stage: Stage, config: LoopConfig, run: Path) -> None:
+def train(stage: Stage[Drawn], config: LoopConfig, run: Path) -> None:
     """Train until `config.steps`, going on from the last checkpoint in `run` if there is one.
 
     Leaves in `run`: state.pt (to resume), weights.pt (the moving average), log.jsonl, and pictures.
@@ -102,9 +109,11 @@ def train(stage: Stage, config: LoopConfig, run: Path) -> None:
         try:
             for step in range(first_step, config.steps):
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+                with _precision(config):
+                    drawn = stage.draw(generator)
                 for turn, each in zip(turns, optimizers, strict=True):
                     prefix = "" if len(turns) == 1 else f"{turn.name}_"
-                    for name, value in _take_turn(turn, each, config, step, generator).items():
+                    for name, value in _take_turn(turn, each, config, step, drawn, generator).items():
                         name = prefix + name
                         smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
                 average.update_parameters(model)
@@ -131,13 +140,22 @@ def train(stage: Stage, config: LoopConfig, run: Path) -> None:
     _save(run, turns, average, optimizers, config.steps)
 
 
+def _precision(config: LoopConfig) -> torch.autocast:
+    # Casts of weights that are made without gradients must not serve those that want them.
+    return torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False)
+
+
 def _take_turn(
-    turn: Turn, optimizers: list[Optimizer], config: LoopConfig, step: int, generator: torch.Generator
+    turn: Turn[Drawn],
+    optimizers: list[Optimizer],
+    config: LoopConfig,
+    step: int,
+    drawn: Drawn,
+    generator: torch.Generator,
 ) -> dict[str, float]:
     turn.network.zero_grad(set_to_none=True)
-    # Casts of weights that are made without gradients must not serve those that want them.
-    with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False):
-        numbers = turn.learn(generator)
+    with _precision(config):
+        numbers = turn.learn(drawn, generator)
     norm = float(nn.utils.clip_grad_norm_(turn.network.parameters(), config.clip_norm))
     if not math.isfinite(norm):
         raise FloatingPointError(f"step {step}: gradient norm is {norm}; lower the learning rate")
@@ -176,7 +194,11 @@ def _rate(step: int, config: LoopConfig) -> float:
 
 
 def _save(
-    run: Path, turns: Sequence[Turn], average: AveragedModel, optimizers: list[list[Optimizer]], step: int
+    run: Path,
+    turns: Sequence[Turn[Drawn]],
+    average: AveragedModel,
+    optimizers: list[list[Optimizer]],
+    step: int,
 ) -> None:
     state = {
         "step": step,
@@ -191,7 +213,7 @@ def _save(
 
 
 def _restore(
-    run: Path, turns: Sequence[Turn], average: AveragedModel, optimizers: list[list[Optimizer]]
+    run: Path, turns: Sequence[Turn[Drawn]], average: AveragedModel, optimizers: list[list[Optimizer]]
 ) -> int:
     if not (run / "state.pt").exists():
         return 0

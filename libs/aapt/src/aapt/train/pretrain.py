@@ -39,12 +39,15 @@ class Pretrain:
         self._config = config
 
     @property
-    def turns(self) -> tuple[Turn, ...]:
+    def turns(self) -> tuple[Turn[Batch], ...]:
         return (Turn("network", self.model, self.learn),)
 
-    def learn(self, generator: torch.Generator) -> dict[str, float]:
+    def draw(self, generator: torch.Generator) -> Batch:
         config = self._config
-        batch = self._clips.batch(generator, config.clips, config.length)
+        return self._clips.batch(generator, config.clips, config.length)
+
+    def learn(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        config = self._config
         t = shift_time(torch.rand(config.clips, generator=generator), config.shift)
         noise = torch.randn(batch.latents.shape, generator=generator)
         loss = velocity_loss(self._made(self.model, batch, noise, t), batch.latents, t)

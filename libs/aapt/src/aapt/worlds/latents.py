@@ -1,6 +1,7 @@
 """Recorded play as the stages of the network want it: latents, controls, captions."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,12 @@ class Batch:
             previous,
             self.index[:, span],
         )
+
+    @staticmethod
+    def joined(batches: Sequence["Batch"]) -> "Batch":
+        """Equally long clips as one batch, in order."""
+        columns = zip(*(vars(batch).values() for batch in batches), strict=True)
+        return Batch(*(torch.cat(column) for column in columns))
 
 
 @dataclass(frozen=True)
