@@ -7,15 +7,17 @@
         --codec runs/codec --init runs/pretrain
     python -m aapt.train distill --preset road --data data/road --run runs/distill --steps 600 \\
         --codec runs/codec --init runs/adapt
-    python -m aapt.train adversarial --preset road --data data/road --run runs/adversarial --steps 500 \\
-        --codec runs/codec --init runs/distill --adapted runs/adapt --optimizer rmsprop --learning-rate 1e-4
+    python -m aapt.train adversarial --preset road --data data/road --run runs/short --steps 400 \\
+        --codec runs/codec --init runs/distill --adapted runs/adapt
+    python -m aapt.train adversarial --preset road --data data/road --run runs/long --steps 100 \\
+        --codec runs/codec --init runs/short --extensions 5
     python -m aapt.train export  --preset road --data data/road --codec runs/codec --init runs/distill \\
         --out checkpoints/road
 """
 
 import argparse
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,8 @@ CONFIGS: dict[
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    model = untrained(PRESETS[options.preset], options.seed)
+    preset = PRESETS[options.preset]
+    model = untrained(replace(preset, dit=replace(preset.dit, recycles=options.recycling)), options.seed)
     if options.command == "codec":
         _train_codec(model, options)
     elif options.command == "export":
@@ -71,14 +74,26 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="folder for checkpoints, logs and pictures")
     parser.add_argument("--codec", type=Path, help="run folder of the trained codec")
     parser.add_argument("--init", type=Path, help="run folder whose weights to begin with")
-    parser.add_argument("--adapted", type=Path, help="adversarial: run folder of its judge to be")
+    parser.add_argument(
+        "--adapted",
+        type=Path,
+        help="adversarial: run folder of stage 1, its judge to be; none: both players go on from --init",
+    )
     parser.add_argument("--out", type=Path, help="export: the checkpoint folder")
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--learning-rate", type=float, default=8e-4)
+    parser.add_argument("--learning-rate", type=float, help="default 8e-4; adversarial: 1e-4, constant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate-every", type=int, default=250)
-    parser.add_argument("--optimizer", choices=("adamw", "muon", "rmsprop"), default="adamw")
+    parser.add_argument(
+        "--optimizer", choices=("adamw", "muon", "rmsprop"), help="default adamw; adversarial: rmsprop"
+    )
+    parser.add_argument(
+        "--recycling",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="off: the first picture is all that is recycled",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute later, twice as fast")
     parser.add_argument(
         "--bfloat16",
@@ -93,7 +108,7 @@ def _options() -> argparse.Namespace:
         else:
             parser.add_argument(flag, type=type(field.default), help=meaning)
     options = parser.parse_args()
-    needed = {"adversarial": ("init", "adapted"), "distill": ("init",), "export": ("init", "out")}
+    needed = {"adversarial": ("init",), "distill": ("init",), "export": ("init", "out")}
     for name in ("codec", *needed.get(options.command, ())) if options.command != "codec" else ():
         if getattr(options, name) is None:
             parser.error(f"{options.command} needs --{name}")
@@ -125,10 +140,13 @@ def _train_network(model: Model, options: argparse.Namespace) -> None:
     held_out = Clips(episodes[-HELD_OUT_EPISODES:], model.text)
     if options.init:
         _read(model.dit, options.init)
-    # The paper's adversarial stage has no weight decay.
-    decay = 0.0 if options.command == "adversarial" else 0.01
     stage = _stage(model, learning, held_out, options)
-    train(stage, _loop(options, clip_norm=1.0, weight_decay=decay), options.run)
+    loop = _loop(options, clip_norm=1.0, weight_decay=0.01)
+    if isinstance(stage, Adversarial):
+        # As in the paper: RMSProp, a constant rate, no decay of weights.
+        rate, optimizer = options.learning_rate or 1e-4, options.optimizer or "rmsprop"
+        loop = replace(loop, learning_rate=rate, optimizer=optimizer, final_rate=1.0, weight_decay=0.0)
+    train(stage, loop, options.run)
 
 
 def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Namespace) -> Stage[Any]:
@@ -137,9 +155,15 @@ def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Nam
     config = kind(**{f.name: chosen[f.name] for f in fields(kind) if f.name in chosen})
     if isinstance(config, AdversarialConfig):
         adapted = DiT(model.preset.dit)
-        _read(adapted, options.adapted)
+        if options.adapted:
+            _read(adapted, options.adapted)
         torch.manual_seed(options.seed)  # the heads of the discriminator begin at random
-        return Adversarial(model, adapted, learning, held_out, config, is_compiled=options.compile)
+        stage = Adversarial(model, adapted, learning, held_out, config, is_compiled=options.compile)
+        if not options.adapted:
+            players = torch.load(options.init / "state.pt", weights_only=True)["networks"]
+            for turn in stage.turns:
+                turn.network.load_state_dict(players[turn.name])
+        return stage
     if options.compile:
         model.dit.compile()
     if isinstance(config, PretrainConfig):
@@ -166,13 +190,13 @@ def _export(model: Model, options: argparse.Namespace) -> None:
 def _loop(options: argparse.Namespace, *, clip_norm: float, weight_decay: float) -> LoopConfig:
     return LoopConfig(
         steps=options.steps,
-        learning_rate=options.learning_rate,
+        learning_rate=options.learning_rate or 8e-4,
         clip_norm=clip_norm,
         weight_decay=weight_decay,
         evaluate_every=options.evaluate_every,
         seed=options.seed,
         bfloat16=options.bfloat16,
-        optimizer=options.optimizer,
+        optimizer=options.optimizer or "adamw",
     )
 
 

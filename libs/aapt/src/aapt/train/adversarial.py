@@ -91,8 +91,8 @@ class Adversarial:
         self.discriminator = Discriminator(
             adapted, is_causal=config.is_causal, judges_latents=config.judges_latents
         )
-        # The rollout's single latents stay as they are: compiling pays where a whole segment is one pass.
-        self._pass = torch.compile(self.model) if is_compiled else self.model
+        # The generator stays as it is: its passes differ in where they are in a session, and each would be
+        # compiled again.
         self._judge = torch.compile(self.discriminator) if is_compiled else self.discriminator
         self._whole = model
         self._clips = clips
@@ -190,9 +190,8 @@ class Adversarial:
         new = segment.fake.part(slice(-segment.noise.shape[1], None))
         t: Time = torch.ones(len(segment.noise))
         index = new.index if segment.past is None else None
-        predicted = self._pass(
-            segment.noise, new.previous, t, new.text, new.controls, index, cache=segment.past
-        )
+        given = (new.previous, t, new.text, new.controls, index)
+        predicted = self.model(segment.noise, *given, cache=segment.past)
         return clean_estimate(segment.noise, predicted, t)
 
     def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
