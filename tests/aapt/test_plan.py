@@ -87,6 +87,11 @@ def test_a_counted_pass_over_a_clip_is_the_masked_pass_that_a_cpu_makes() -> Non
     assert counter.get_total_flops() == pytest.approx(forward_flop(count(ROAD), 7, is_masked=True), rel=0.003)
 
 
+def test_what_is_too_large_for_a_cpu_is_planned_and_not_offered_for_training() -> None:
+    assert not PRESETS.keys() & LARGE_PRESETS.keys()
+    assert all(name == preset.name for name, preset in LARGE_PRESETS.items())
+
+
 def test_every_preset_has_a_plan_whose_parts_add_up() -> None:
     for preset in (PRESETS | {WAN_1_3B.name: WAN_1_3B}).values():
         counted, made = count(preset), on(preset)
@@ -197,16 +202,27 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *ar
 def test_the_command_ends_with_json_that_holds_every_figure(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked = ("--preset", "road", "--size", "64x32", "--window", "4", "--gpus", "3", "--what-if", "--training")
-    made = json.loads(
-        run(capsys, monkeypatch, *asked, "--plot", str(tmp_path / "plots" / "road.png"), "--json")
+    asked = (
+        "--preset",
+        "debug",
+        "--size",
+        "64x32",
+        "--window",
+        "5",
+        "--gpus",
+        "2",
+        "--what-if",
+        "--training",
     )
-    assert (made["width_px"], made["height_px"], made["window_latents"], made["gpus"]) == (64, 32, 4, 3)
+    made = json.loads(
+        run(capsys, monkeypatch, *asked, "--plot", str(tmp_path / "plots" / "plan.png"), "--json")
+    )
+    assert (made["width_px"], made["height_px"], made["window_latents"], made["gpus"]) == (64, 32, 5, 2)
     assert made["tokens"] == 8
     assert made["step_tflop"] == pytest.approx(made["step_linear_tflop"] + made["step_attention_tflop"])
     assert len(made["what_if"]) == 5
     assert made["training"]["adapt_pflop"] == pytest.approx(4 * made["training"]["forward_pflop"])
-    assert (tmp_path / "plots" / "road.png").stat().st_size > 1000
+    assert (tmp_path / "plots" / "plan.png").stat().st_size > 1000
 
 
 def test_the_command_prints_tables(
