@@ -1,6 +1,6 @@
 """Named sizes: what a world looks like, how it is steered, and how large its networks are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aapt.dit.model import DiTConfig
 from aapt.vae.model import VAEConfig
@@ -85,3 +85,64 @@ DEBUG = Preset(
 )
 
 PRESETS = {preset.name: preset for preset in (ROAD, MAZE, DEBUG)}
+
+# Widths of the paper's light decoder (appendix C) where ours works at the same size. Ours has no full-size
+# layers and splits a latent into frames late: it multiplies a twelfth of what the paper's does.
+_WIDE_VAE = VAEConfig(
+    latent_channels=16, encoder_channels=(128, 256, 512), decoder_channels=(512, 256, 128), trunk_blocks=2
+)
+
+WAN_1_3B = Preset(
+    name="wan-1.3b",
+    width_px=832,
+    height_px=480,
+    frames_per_second=24.0,
+    keys=("left", "right", "up", "down"),
+    tracks=("keys", "prompt"),
+    prompt="a road through open country",
+    vae=_WIDE_VAE,
+    dit=DiTConfig(
+        latent_channels=16,
+        dim=1536,
+        heads=12,
+        layers=30,
+        window=15,
+        ffn_dim=8960,
+        text_dim=4096,
+        text_tokens=512,
+        keys=4,
+        predicts_clean=False,
+    ),
+)
+
+# The paper's MMDiT multiplies 12·dim² for a visual token in a layer: attention 4, MLP 8. Wan's block spends 2
+# on attention to text, so an MLP three times as wide as the network keeps the sum.
+AAPT_8B = Preset(
+    name="aapt-8b",
+    width_px=736,
+    height_px=416,
+    frames_per_second=24.0,
+    keys=(),
+    tracks=("camera", "prompt"),
+    prompt="a walk through open country",
+    vae=_WIDE_VAE,
+    dit=DiTConfig(
+        latent_channels=16,
+        dim=3072,
+        heads=24,
+        layers=36,
+        window=30,
+        ffn_dim=9216,
+        text_dim=4096,
+        text_tokens=512,
+        camera_metres_per_unit=1.0,
+        predicts_clean=False,
+    ),
+)
+
+AAPT_8B_720P = replace(
+    AAPT_8B, name="aapt-8b-720p", width_px=1280, height_px=720, dit=replace(AAPT_8B.dit, window=15)
+)
+
+# For the cost model: nobody builds these on a CPU, so no command that trains or plays offers them.
+LARGE_PRESETS = {preset.name: preset for preset in (WAN_1_3B, AAPT_8B, AAPT_8B_720P)}
