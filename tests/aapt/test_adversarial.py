@@ -1,6 +1,7 @@
 """Stage 3: two moves that agree, gradients that flow where they should, and a discriminator that learns."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,113 @@ def test_each_player_gains_while_the_other_stands_still(model: Model, clips: Cli
         makers.step()
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
     assert all(torch.equal(p, before[name]) for name, p in adversarial.discriminator.named_parameters())
+
+
+def test_a_world_that_is_taken_up_late_goes_on_from_true_latents(model: Model, clips: Clips) -> None:
+    adversarial = stage(model, clips, extensions=1)
+    first, second = adversarial.play(torch.Generator().manual_seed(3), is_late=True)
+    index = first.fake.index[0].tolist()
+    assert index == list(range(index[0], index[0] + LENGTH))
+    assert index[0] > model.dit.config.window + 2
+    assert second.fake.index[0, 0] == index[-2]
+    assert torch.equal(first.fake.previous[:, 0], first.real.previous[:, 0])
+    assert first.past is not None
+    for segment in (first, second):
+        made = adversarial.again(segment)
+        torch.testing.assert_close(made, segment.fake.latents[:, -made.shape[1] :], atol=CLOSE, rtol=0)
+
+
+def test_a_teacher_forced_latent_is_made_and_judged_behind_true_ones(model: Model, clips: Clips) -> None:
+    adversarial = stage(model, clips, extensions=0, teacher_forced=True)
+    (segment,) = adversarial.draw(torch.Generator().manual_seed(3))
+    assert torch.equal(segment.fake.previous, segment.real.previous)
+    discriminator, real, fake, t = adversarial.discriminator, segment.real, segment.fake, torch.rand(2)
+    given = (t, real.text, real.controls, real.index)
+    judged = discriminator(fake.latents, fake.previous, *given, after=real.latents)
+    for i in range(LENGTH):
+        mixed = torch.cat([real.latents[:, :i], fake.latents[:, i : i + 1], real.latents[:, i + 1 :]], 1)
+        alone = discriminator(mixed, real.previous, *given)[:, i]
+        torch.testing.assert_close(judged[:, i], alone, atol=CLOSE, rtol=0)
+    numbers = adversarial.learn_discriminator((segment,), torch.Generator().manual_seed(4))
+    assert numbers["penalty"] > 0
+    assert adversarial.learn_generator((segment,), torch.Generator().manual_seed(4))["loss"] > 0
+
+
+def test_without_recycling_a_latent_knows_its_past_by_keys_and_values_alone(clips: Clips) -> None:
+    preset = replace(DEBUG, dit=replace(DEBUG.dit, recycles=False))
+    model = untrained(preset)
+    nn.init.normal_(model.dit.head.weight, std=0.2)
+    batch = clips.batch(torch.Generator().manual_seed(1), 2, 5)
+    given = (torch.ones(2), batch.text, batch.controls, batch.index)
+    made = model.dit(batch.latents, batch.previous, *given)
+    other = torch.cat([batch.previous[:, :1], torch.randn_like(batch.previous[:, 1:])], 1)
+    assert torch.equal(made, model.dit(batch.latents, other, *given))
+    assert not torch.equal(made, model.dit(batch.latents, other.flip(1), *given))
+    adversarial = Adversarial(model, model.dit, clips, clips, AdversarialConfig(clips=2, length=LENGTH))
+    (segment,) = adversarial.play(torch.Generator().manual_seed(3))
+    torch.testing.assert_close(adversarial.again(segment), segment.fake.latents, atol=CLOSE, rtol=0)
+
+
+def test_the_losses_are_those_of_the_paper_written_out(model: Model, clips: Clips) -> None:
+    adversarial = stage(model, clips, extensions=0)
+    generator = torch.Generator().manual_seed(5)
+    (segment,) = adversarial.draw(generator)
+    numbers = adversarial.learn_discriminator((segment,), generator)
+    again = torch.Generator().manual_seed(5)
+    adversarial.draw(again)
+    t = torch.rand(2, generator=again)
+    real_near, fake_near = (
+        batch.latents + 0.1 * torch.randn(batch.latents.shape, generator=again)
+        for batch in (segment.real, segment.fake)
+    )
+
+    def logits(batch: Batch, latents: torch.Tensor) -> torch.Tensor:
+        given = (batch.previous, t, batch.text, batch.controls, batch.index)
+        judged: torch.Tensor = adversarial.discriminator(latents, *given)
+        return judged
+
+    r, g = (logits(batch, batch.latents) for batch in (segment.real, segment.fake))
+    # The paper's f_D(d) = -log(1 + exp(d)) is maximised, of fake minus real.
+    assert numbers["adversarial"] == pytest.approx(float((1 + (g - r).exp()).log().mean()), abs=CLOSE)
+    r1 = (r - logits(segment.real, real_near)).square().mean()
+    r2 = (g - logits(segment.fake, fake_near)).square().mean()
+    assert numbers["penalty"] == pytest.approx(float(r1 + r2), abs=CLOSE)
+    assert numbers["loss"] == pytest.approx(numbers["adversarial"] + 1000 * numbers["penalty"], rel=1e-4)
+    made = adversarial.learn_generator((segment,), torch.Generator().manual_seed(6))
+    t = torch.rand(2, generator=torch.Generator().manual_seed(6))
+    r, g = (logits(batch, batch.latents) for batch in (segment.real, segment.fake))
+    assert made["loss"] == pytest.approx(float((1 + (r - g).exp()).log().mean()), abs=CLOSE)
+
+
+def test_the_penalty_tends_to_the_squared_gradient_as_the_perturbation_vanishes(
+    model: Model, clips: Clips
+) -> None:
+    discriminator = Discriminator(model.dit, judges_latents=False).double()
+    batch = clips.batch(torch.Generator().manual_seed(1), 1, 3)
+    text, controls, previous = batch.text.double(), batch.controls.double(), batch.previous.double()
+    t = torch.full((1,), 0.5, dtype=torch.float64)
+
+    def logit(latents: torch.Tensor) -> torch.Tensor:
+        judged: torch.Tensor = discriminator(latents, previous, t, text, controls, batch.index)
+        return judged.sum()
+
+    clean = batch.latents.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(logit(clean), clean)
+    true = gradient.square().sum()
+    random = torch.Generator().manual_seed(2)
+    noises = [torch.randn(clean.shape, generator=random, dtype=torch.float64) for _ in range(400)]
+
+    @torch.no_grad()
+    def approximated(sigma: float) -> torch.Tensor:
+        base = logit(clean)
+        return torch.stack([(logit(clean + sigma * n) - base).square() for n in noises]).mean() / sigma**2
+
+    # E (g·n)^2 = |g|^2; with the same noises the sampled mean is what the small-sigma limit must equal.
+    limit = torch.stack([(gradient * n).sum().square() for n in noises]).mean()
+    errors = [float((approximated(sigma) / limit - 1).abs()) for sigma in (1.0, 0.1, 0.001)]
+    assert errors[2] < 1e-2
+    assert errors[2] < errors[0]
+    assert float(limit / true) == pytest.approx(1, abs=0.25)
 
 
 def test_a_run_that_was_stopped_goes_on_with_both_players(clips: Clips, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class Discriminator(nn.Module):
         with torch.autocast(shown.device.type, enabled=False):
             seen = []
             for depth, head in zip(self.depths, self.heads, strict=True):
-                tokens = left[depth - 1].float().unflatten(1, (shown.shape[1], -1))[:, -length:]
+                tokens = left[depth - 1].to(shown.dtype).unflatten(1, (shown.shape[1], -1))[:, -length:]
                 seen.append(head(rearrange(tokens, "b (j t) n d -> (b j) (t n) d", j=judged)))
             logits = self.judge(torch.cat(seen, -1))
         return rearrange(logits, "(b j) 1 -> b j", j=judged)

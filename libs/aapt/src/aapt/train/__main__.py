@@ -81,7 +81,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, help="export: the checkpoint folder")
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--learning-rate", type=float, help="default 8e-4; adversarial: 1e-4, constant")
+    parser.add_argument("--learning-rate", type=float, help="default 8e-4; adversarial: 2e-5, constant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate-every", type=int, default=250)
@@ -144,7 +144,7 @@ def _train_network(model: Model, options: argparse.Namespace) -> None:
     loop = _loop(options, clip_norm=1.0, weight_decay=0.01)
     if isinstance(stage, Adversarial):
         # As in the paper: RMSProp, a constant rate, no decay of weights.
-        rate, optimizer = options.learning_rate or 1e-4, options.optimizer or "rmsprop"
+        rate, optimizer = options.learning_rate or 2e-5, options.optimizer or "rmsprop"
         loop = replace(loop, learning_rate=rate, optimizer=optimizer, final_rate=1.0, weight_decay=0.0)
     train(stage, loop, options.run)
 

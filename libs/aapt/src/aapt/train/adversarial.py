@@ -33,6 +33,9 @@ class AdversarialConfig:
     length: latents of the first segment. extensions: further segments, each of `length` - `overlap` new
     latents; the discriminator sees them behind the last `overlap` of the segment before (paper: one second).
     late: share of steps that take up worlds in which somebody has played for long (`Clips.batch`).
+    judge_rate: the discriminator's learning rate, of the generator's. judge_first: steps in which it learns
+      alone. RMSProp takes steps of full length however little a gradient says, and a judge whose heads are
+      still random leads a small generator astray within fifty of them.
     teacher_forced: each latent is made and judged behind true ones; the paper's ablation (appendix D).
     """
 
@@ -45,6 +48,8 @@ class AdversarialConfig:
     perturbation: float = 0.1
     is_causal: bool = True
     judges_latents: bool = True
+    judge_rate: float = 1.0
+    judge_first: int = 0
     teacher_forced: bool = False
 
     def __post_init__(self) -> None:
@@ -101,9 +106,10 @@ class Adversarial:
 
     @property
     def turns(self) -> tuple[Turn[tuple[Segment, ...]], ...]:
+        rate, alone = self._config.judge_rate, self._config.judge_first
         return (
-            Turn("discriminator", self.discriminator, self.learn_discriminator),
-            Turn("generator", self.model, self.learn_generator),
+            Turn("discriminator", self.discriminator, self.learn_discriminator, rate),
+            Turn("generator", self.model, self.learn_generator, first_step=alone),
         )
 
     def draw(self, generator: torch.Generator) -> tuple[Segment, ...]:

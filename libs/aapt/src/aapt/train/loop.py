@@ -55,11 +55,15 @@ class Turn(Generic[Drawn]):
 
     learn: adds gradients to the network from what was drawn, all randomness from the generator; returns
       numbers to log, "loss" among them.
+    rate: of the learning rate.
+    first_step: the turn is left out before.
     """
 
     name: str
     network: nn.Module
     learn: Callable[[Drawn, torch.Generator], dict[str, float]]
+    rate: float = 1.0
+    first_step: int = 0
 
 
 @runtime_checkable
@@ -112,6 +116,8 @@ def train(stage: Stage[Drawn], config: LoopConfig, run: Path) -> None:
                 with _precision(config):
                     drawn = stage.draw(generator)
                 for turn, each in zip(turns, optimizers, strict=True):
+                    if step < turn.first_step:
+                        continue
                     prefix = "" if len(turns) == 1 else f"{turn.name}_"
                     for name, value in _take_turn(turn, each, config, step, drawn, generator).items():
                         name = prefix + name
@@ -161,7 +167,7 @@ def _take_turn(
         raise FloatingPointError(f"step {step}: gradient norm is {norm}; lower the learning rate")
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _rate(step, config)
+            group["lr"] = config.learning_rate * turn.rate * _rate(step - turn.first_step, config)
         optimizer.step()
     return {**numbers, "gradient_norm": norm}
 
