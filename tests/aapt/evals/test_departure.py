@@ -14,12 +14,13 @@ from PIL import Image
 from aapt.checkpoint import Model, untrained
 from aapt.evals import drives
 from aapt.evals.backbones import MissingFile
+from aapt.evals.curves import plot_departure
 from aapt.evals.departure import Departure, Dream, Judgement, judge, summary
 from aapt.evals.diffusion import play_diffusion
 from aapt.evals.drift import play
 from aapt.evals.drives import SKIPPED_FRAMES, encode_drives, find_drives, read_drive
 from aapt.evals.motion import MotionError, MotionRegressor
-from aapt.evals.report import draw_plot, draw_sheet, sentence, table
+from aapt.evals.report import draw_sheet, sentence, table
 from aapt.presets import DEBUG, ROAD
 from aapt.shapes import Controls, Latents, Text
 from aapt.worlds.clips import Episode
@@ -147,7 +148,9 @@ def test_sheet_and_plot_show_the_whole_length(model: Model, paths: list[Path], t
     assert judgement.columns[0] == 1
     assert judgement.columns[-1] == 36
     draw_sheet(judgement, tmp_path / "out" / "sheet.png")
-    draw_plot(judgement.departure, summary(judgement, MotionError(0.5, 0.2)), tmp_path / "out" / "plot.png")
+    plot_departure(
+        judgement.departure, summary(judgement, MotionError(0.5, 0.2)), tmp_path / "out" / "plot.png"
+    )
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:
         assert sheet.size == (32 * len(judgement.columns), 2 * 2 * 32 + 12)
         # What happened is shown as it was recorded.

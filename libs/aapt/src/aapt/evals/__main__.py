@@ -7,6 +7,14 @@ The recorded world, where the game tells the truth (`road`; its drives are recor
     python -m aapt.evals regressor --data data/road --checkpoint checkpoints/road
     python -m aapt.evals curves --runs runs/codec runs/adapt runs/distill --out checkpoints/road/curves.png
 
+The paper's tables, on folders of videos and on networks that you supply as TorchScript files:
+
+    python -m aapt.evals fid --made out/ --true real/ --backbone inception.pt
+    python -m aapt.evals fvd --made out/ --true real/ --backbone i3d.pt
+    python -m aapt.evals vbench --videos out/ --backbones backbones/ --images first/
+    python -m aapt.evals camera --estimated sfm/ --true cameras/ --videos out/ --backbones backbones/
+    python -m aapt.evals keypoints --made out-poses/ --true poses/
+
 --json: the last line is one line of JSON.
 """
 
@@ -14,6 +22,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +31,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning th
 import torch
 
 from aapt.checkpoint import BadCheckpoint, Model, load
+from aapt.evals.backbones import MissingFile
+from aapt.evals.vbench import DIMENSIONS
 from aapt.worlds.clips import episode_paths
 
 HELD_OUT_EPISODES = 8
@@ -34,6 +45,8 @@ def main() -> None:
         numbers = COMMANDS[options.command](options)
     except (BadCheckpoint, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: this needs {error.name}; say `make .venv/developing`, or pip install 'aapt[evals]'")
     if options.json:
         print(json.dumps(numbers))
 
@@ -73,7 +86,38 @@ def _options() -> argparse.Namespace:
     curves = add("curves", "plot the curves of training runs")
     curves.add_argument("--runs", type=Path, nargs="+", required=True)
     curves.add_argument("--out", type=Path, default=Path("curves.png"))
-    return parser.parse_args()
+
+    for name, backbone in (("fid", "Inception v3"), ("fvd", "I3D")):
+        distance = add(name, f"Fréchet distance of two folders on the features of {backbone}")
+        distance.add_argument("--made", type=Path, required=True)
+        distance.add_argument("--true", type=Path, required=True)
+        distance.add_argument(
+            "--backbone", type=Path, required=True, help="TorchScript; see aapt/evals/fid.py"
+        )
+
+    vbench = add("vbench", "VBench-I2V's dimensions and the paper's aggregates")
+    vbench.add_argument("--videos", type=Path, required=True)
+    vbench.add_argument("--backbones", type=Path, required=True, help="see aapt/evals/vbench.py")
+    vbench.add_argument("--images", type=Path, help="what the videos began with; frame 0 where left out")
+    vbench.add_argument("--dimensions", nargs="+", choices=DIMENSIONS, default=DIMENSIONS, metavar="NAME")
+
+    camera = add("camera", "errors of camera paths, and how the picture holds together")
+    camera.add_argument("--estimated", type=Path, required=True, help="see aapt/evals/camera.py")
+    camera.add_argument("--true", type=Path, required=True)
+    camera.add_argument("--videos", type=Path, help="for Apr and Mov; needs --backbones")
+    camera.add_argument("--backbones", type=Path, help="clip_b32.pt, and raft.pt for Mov")
+    camera.add_argument("--masks", type=Path, help="for Mov: a folder of foreground masks a video")
+
+    keypoints = add("keypoints", "AKD of a person that was driven by poses")
+    keypoints.add_argument("--made", type=Path, required=True, help="see aapt/evals/keypoints.py")
+    keypoints.add_argument("--true", type=Path, required=True)
+    keypoints.add_argument("--confidence", type=float, default=0.3)
+    options = parser.parse_args()
+    if options.command in ("drift", "obey") and options.seconds < 1:
+        parser.error("--seconds is 1 or more")
+    if options.command == "camera" and options.videos and not options.backbones:
+        parser.error("camera --videos needs --backbones")
+    return options
 
 
 def _model(options: argparse.Namespace) -> Model:
@@ -92,12 +136,14 @@ def _drift(options: argparse.Namespace) -> dict[str, object]:
     from aapt.evals.drift import play
     from aapt.evals.drives import find_drives
     from aapt.evals.motion import load_regressor
-    from aapt.evals.report import draw_plot, draw_sheet, sentence, table
+    from aapt.evals.report import draw_sheet, sentence, table
 
+    if options.plot:
+        from aapt.evals.curves import plot_departure  # before the work, in case matplotlib is not there
     model = _model(options)
     regressor, error = load_regressor(options.checkpoint)
     paths = find_drives(model.preset, options.data, options.seconds, options.clips)
-    dream = partial(play, model, seed=options.seed)
+    dream = partial(play, model, seed=options.seed, shows_progress=True)
     if options.steps > 1:
         dream = partial(play_diffusion, model, seed=options.seed, steps=options.steps, shift=options.shift)
     judgement = judge(model, regressor, paths, options.seconds, dream)
@@ -105,7 +151,7 @@ def _drift(options: argparse.Namespace) -> dict[str, object]:
     print(table(judgement.departure))
     print(sentence(numbers))
     if options.plot:
-        draw_plot(judgement.departure, numbers, options.plot)
+        plot_departure(judgement.departure, numbers, options.plot)
     if options.sheet:
         draw_sheet(judgement, options.sheet)
     rows = judgement.departure.rows()
@@ -123,9 +169,7 @@ def _obey(options: argparse.Namespace) -> dict[str, float]:
     model = _model(options)
     paths = find_drives(model.preset, options.data, options.seconds, options.clips)
     batch = encode_drives(model, paths, latents_in(model.preset, options.seconds))
-    numbers = measure_obedience(model, batch, options.seed)
-    _show(numbers)
-    return numbers
+    return _shown(measure_obedience(model, batch, options.seed))
 
 
 def _regressor(options: argparse.Namespace) -> dict[str, float]:
@@ -133,6 +177,10 @@ def _regressor(options: argparse.Namespace) -> dict[str, float]:
     from aapt.evals.motion_training import train_regressor
 
     paths = episode_paths(options.data)
+    if len(paths) <= HELD_OUT_EPISODES:
+        raise MissingFile(
+            f"{options.data} holds {len(paths)} recordings, and {HELD_OUT_EPISODES} are held out; record more"
+        )
     regressor, error = train_regressor(
         paths[:-HELD_OUT_EPISODES],
         paths[-HELD_OUT_EPISODES:],
@@ -141,24 +189,64 @@ def _regressor(options: argparse.Namespace) -> dict[str, float]:
         bfloat16=bool(torch.cpu.get_capabilities().get("amx_bf16", False)),
     )
     save_regressor(regressor, error, options.checkpoint / FILE)
-    numbers = {"rotation_error_deg": error.rotation_deg, "translation_error_m": error.translation_m}
-    _show(numbers)
-    return numbers
+    return _shown({"rotation_error_deg": error.rotation_deg, "translation_error_m": error.translation_m})
 
 
 def _curves(options: argparse.Namespace) -> dict[str, str]:
-    from aapt.evals.curves import plot_curves  # matplotlib is needed by nobody else
+    from aapt.evals.curves import plot_curves
 
     plot_curves(options.runs, options.out)
     return {"out": str(options.out)}
 
 
-def _show(numbers: dict[str, float]) -> None:
+def _fid(options: argparse.Namespace) -> dict[str, float]:
+    from aapt.evals.fid import fid, fvd
+
+    measure = fid if options.command == "fid" else fvd
+    return _shown(measure(options.made, options.true, options.backbone))
+
+
+def _vbench(options: argparse.Namespace) -> dict[str, float]:
+    from aapt.evals.vbench import Backbones, measure
+    from aapt.evals.videos import find_videos
+
+    videos = find_videos(options.videos)
+    return _shown(measure(videos, Backbones(options.backbones), options.dimensions, options.images))
+
+
+def _camera(options: argparse.Namespace) -> dict[str, float]:
+    from aapt.evals.camera import measure_paths, measure_pictures
+    from aapt.evals.vbench import Backbones
+
+    scores = measure_paths(options.estimated, options.true)
+    if options.videos:
+        scores |= measure_pictures(options.videos, Backbones(options.backbones), options.masks)
+    return _shown({name: round(value, 4) for name, value in scores.items()})
+
+
+def _keypoints(options: argparse.Namespace) -> dict[str, float]:
+    from aapt.evals.keypoints import measure_keypoints
+
+    return _shown(measure_keypoints(options.made, options.true, options.confidence))
+
+
+def _shown(numbers: dict[str, float]) -> dict[str, float]:
     for name, value in numbers.items():
         print(f"{name:<32} {value:g}")
+    return numbers
 
 
-COMMANDS = {"drift": _drift, "obey": _obey, "regressor": _regressor, "curves": _curves}
+COMMANDS: dict[str, Callable[[argparse.Namespace], Mapping[str, object]]] = {
+    "drift": _drift,
+    "obey": _obey,
+    "regressor": _regressor,
+    "curves": _curves,
+    "fid": _fid,
+    "fvd": _fid,
+    "vbench": _vbench,
+    "camera": _camera,
+    "keypoints": _keypoints,
+}
 
 if __name__ == "__main__":
     main()

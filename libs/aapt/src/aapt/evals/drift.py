@@ -21,14 +21,21 @@ SHEET_COLUMNS = (0, 1, 3, 7, 15, 23, 31, 47, 59)  # latents after the first pict
 
 
 def play(
-    model: Model, first: Float[Tensor, "b c y x"], text: Text, controls: Controls, seed: int = 0
+    model: Model,
+    first: Float[Tensor, "b c y x"],
+    text: Text,
+    controls: Controls,
+    seed: int = 0,
+    *,
+    shows_progress: bool = False,
 ) -> Latents:
     """Roll `model` out from first latents under `controls`, all clips in one rollout."""
     rollout = Rollout(model, len(first))
     for slot in range(len(first)):
         rollout.open_latent(slot, first[slot], text[slot], seed + slot)
     made = []
-    for i in tqdm(range(controls.shape[1]), desc="dreaming", unit="latent", leave=False, delay=5):
+    latents_due = range(controls.shape[1])
+    for i in tqdm(latents_due, "dreaming", unit="latent", leave=False, disable=not shows_progress):
         latents = rollout.step({slot: controls[slot, i] for slot in range(len(first))})
         made.append(torch.stack([latents[slot] for slot in range(len(first))]))
     return torch.stack(made, 1)

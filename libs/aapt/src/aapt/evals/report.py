@@ -1,4 +1,4 @@
-"""A judgement for people: a table by the second, curves, and a sheet of pictures."""
+"""A judgement for people: a table by the second, a sentence, and a sheet of pictures."""
 
 import math
 from pathlib import Path
@@ -63,36 +63,3 @@ def draw_sheet(judgement: Judgement, out: Path) -> None:
         draw.text((i * width + 2, 0), f"{at_s:.1f} s", fill="black")
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
-
-
-def draw_plot(departure: Departure, numbers: dict[str, float], out: Path) -> None:
-    """Four curves by the second: PSNR, sharpness, rotation error and Fréchet distance."""
-    import matplotlib  # the only report that needs it
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = departure.rows()
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6))
-    lines = (
-        ("psnr_db", "PSNR (dB)", "codec_psnr_db", "the codec's own"),
-        ("sharpness_ratio", "sharpness", "codec_sharpness_ratio", "the truth through the codec"),
-        (
-            "rotation_error_deg",
-            "rotation error (deg a latent)",
-            "regressor_rotation_error_deg",
-            "the regressor's own",
-        ),
-        ("frechet", "Fréchet distance, last 5 s", "frechet_floor", "between true drives"),
-    )
-    for axis, (name, title, reference, meaning) in zip(axes.flat, lines, strict=True):
-        points = [(row["second"], row[name]) for row in rows if row[name] is not None]
-        axis.plot([x for x, _ in points], [y for _, y in points])
-        axis.axhline(numbers[reference], linestyle="--", color="grey", label=meaning)
-        axis.legend()
-        axis.set(title=title, xlabel="second", ylim=(0, None))
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
-    plt.close(figure)
