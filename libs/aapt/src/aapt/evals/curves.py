@@ -1,4 +1,4 @@
-"""The curves of training runs, as one picture."""
+"""Curves as pictures: of training runs, and of a dream that departs from the game."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from aapt.evals.departure import Departure
 
 HELD_OUT = ("psnr_db", "error_1", "error_15", "error_60", "sharpness_15")
 
@@ -31,6 +33,34 @@ def plot_curves(runs: list[Path], out: Path) -> None:
         below.legend()
         for axis in (above, below):
             axis.grid(alpha=0.3)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=80)
+    plt.close(figure)
+
+
+def plot_departure(departure: Departure, numbers: dict[str, float], out: Path) -> None:
+    """Four curves by the second: PSNR, sharpness, rotation error and Fréchet distance."""
+    rows = departure.rows()
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6))
+    lines = (
+        ("psnr_db", "PSNR (dB)", "codec_psnr_db", "the codec's own"),
+        ("sharpness_ratio", "sharpness", "codec_sharpness_ratio", "the truth through the codec"),
+        (
+            "rotation_error_deg",
+            "rotation error (deg a latent)",
+            "regressor_rotation_error_deg",
+            "the regressor's own",
+        ),
+        ("frechet", "Fréchet distance, last 5 s", "frechet_floor", "between true drives"),
+    )
+    for axis, (name, title, reference, meaning) in zip(axes.flat, lines, strict=True):
+        points = [(row["second"], row[name]) for row in rows if row[name] is not None]
+        axis.plot([x for x, _ in points], [y for _, y in points])
+        axis.axhline(numbers[reference], linestyle="--", color="grey", label=meaning)
+        axis.legend()
+        axis.set(title=title, xlabel="second", ylim=(0, None))
+        axis.grid(alpha=0.3)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=80)

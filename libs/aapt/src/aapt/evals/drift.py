@@ -1,4 +1,7 @@
-"""How a free rollout departs from what really happened under the same controls."""
+"""How a free rollout departs from what really happened under the same controls, in latents.
+
+Fast, for training; `departure.py` measures pictures and motion, second by second.
+"""
 
 from pathlib import Path
 
@@ -6,49 +9,67 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from aapt.checkpoint import Model
 from aapt.rollout import Rollout
-from aapt.shapes import Latents, to_frames
+from aapt.shapes import Controls, Latents, Text, to_frames
 from aapt.worlds.latents import Batch
 
 HORIZONS = (1, 4, 15, 30, 60)
 SHEET_COLUMNS = (0, 1, 3, 7, 15, 23, 31, 47, 59)  # latents after the first picture, six to a second
 
 
-def play(model: Model, batch: Batch, seed: int = 0) -> Latents:
-    """Roll `model` out from the batch's first pictures under its controls, all clips in one rollout."""
-    rollout = Rollout(model, len(batch.first))
-    for slot, first in enumerate(batch.first):
-        rollout.open_latent(slot, first, batch.text[slot], seed + slot)
+def play(
+    model: Model,
+    first: Float[Tensor, "b c y x"],
+    text: Text,
+    controls: Controls,
+    seed: int = 0,
+    *,
+    shows_progress: bool = False,
+) -> Latents:
+    """Roll `model` out from first latents under `controls`, all clips in one rollout."""
+    rollout = Rollout(model, len(first))
+    for slot in range(len(first)):
+        rollout.open_latent(slot, first[slot], text[slot], seed + slot)
     made = []
-    for i in range(batch.latents.shape[1]):
-        latents = rollout.step({slot: batch.controls[slot, i] for slot in range(len(batch.first))})
-        made.append(torch.stack([latents[slot] for slot in range(len(batch.first))]))
+    latents_due = range(controls.shape[1])
+    for i in tqdm(latents_due, "dreaming", unit="latent", leave=False, disable=not shows_progress):
+        latents = rollout.step({slot: controls[slot, i] for slot in range(len(first))})
+        made.append(torch.stack([latents[slot] for slot in range(len(first))]))
     return torch.stack(made, 1)
 
 
 @torch.inference_mode()
 def measure_drift(model: Model, batch: Batch, sheet: Path | None = None) -> dict[str, float]:
-    """Latent error, sharpness against the truth and deviation at each horizon (in latents, six to a second).
+    """The numbers of `latent_numbers`, and the PSNR of the first second against the truth through the codec.
 
-    Latents have unit variance, so two unrelated clips are at an error of about 2, and a blur that knows
-    nothing at 1. With `sheet`, a picture: for each clip what happened (above) and what was dreamt (below).
+    With `sheet`, a picture: for each clip what happened (above) and what was dreamt (below).
     """
-    made = play(model, batch)
-    numbers: dict[str, float] = {}
-    for horizon in (h for h in HORIZONS if h <= made.shape[1]):
-        span = slice(max(0, horizon - 3), horizon)
-        dreamt, true = made[:, span], batch.latents[:, span]
-        numbers[f"error_{horizon}"] = round(float((dreamt - true).square().mean()), 4)
-        numbers[f"sharpness_{horizon}"] = round(float(_edges(dreamt) / _edges(true)), 3)
-    numbers["deviation_last"] = round(float(made[:, -6:].std()), 3)
+    made = play(model, batch.first, batch.text, batch.controls)
     second = slice(0, 6)
+    numbers = latent_numbers(made, batch.latents)
     numbers["psnr_first_second_db"] = round(
         _psnr_db(model, batch, made[:, second], batch.latents[:, second]), 2
     )
     if sheet is not None:
         _draw(model, batch, made, sheet)
+    return numbers
+
+
+def latent_numbers(made: Latents, true: Latents) -> dict[str, float]:
+    """Latent error, sharpness against the truth and deviation at each horizon (in latents, six to a second).
+
+    Latents have unit variance, so two unrelated clips are at an error of about 2, and a blur that knows
+    nothing at 1.
+    """
+    numbers: dict[str, float] = {}
+    for horizon in (h for h in HORIZONS if h <= true.shape[1]):
+        span = slice(max(0, horizon - 3), horizon)
+        numbers[f"error_{horizon}"] = round(float((made[:, span] - true[:, span]).square().mean()), 4)
+        numbers[f"sharpness_{horizon}"] = round(float(_edges(made[:, span]) / _edges(true[:, span])), 3)
+    numbers["deviation_last"] = round(float(made[:, -6:].std()), 3)
     return numbers
 
 

@@ -1,7 +1,6 @@
 """Whether a world obeys its keys: the error with the keys that were held, with others, and its turns."""
 
 import math
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -55,7 +54,7 @@ def _turn_px(model: Model, batch: Batch, key: str) -> float:
     controls[:, latents:] = 0
     for held in ("up", key):
         controls[:, latents:, :, model.preset.keys.index(held)] = 1
-    made = play(model, replace(batch.part(slice(2 * latents)), controls=controls))
+    made = play(model, batch.first, batch.text, controls)
     video = model.vae.decode(torch.cat([batch.first[:, None], made], 1))[:, 1:]
     turned = video[:, FRAMES_PER_LATENT * (latents + SKIPPED_LATENTS) :]
     return float(sideways_px(turned).mean())

@@ -12,9 +12,14 @@ from tqdm import tqdm
 from aapt.worlds.clips import Episode, episode_paths
 
 
+def record_path(out: Path, index: int) -> Path:
+    """Where episode `index` is kept."""
+    return out / f"episode-{index:05d}.npz"
+
+
 def record_one(world: str, out: Path, seconds: float, index: int) -> int:
     """Record episode `index` unless it is there already; returns its number of new frames."""
-    path = out / f"episode-{index:05d}.npz"
+    path = record_path(out, index)
     if path.exists():
         return 0
     episode = importlib.import_module(f"aapt.worlds.{world}").play(index, seconds)
@@ -22,15 +27,16 @@ def record_one(world: str, out: Path, seconds: float, index: int) -> int:
     return len(episode.frames)
 
 
-def record(world: str, out: Path, episodes: int, seconds: float, workers: int) -> None:
-    """Record episodes 0..`episodes` into `out`, skipping those that exist: stop and start as you like."""
+def record(world: str, out: Path, episodes: int, seconds: float, workers: int, first: int = 0) -> None:
+    """Record `episodes` episodes from number `first` on into `out`, skipping those that exist: stop and start
+    as you like."""
     out.mkdir(parents=True, exist_ok=True)
     work = partial(record_one, world, out, seconds)
     with (
         multiprocessing.get_context("spawn").Pool(workers) as pool,
         tqdm(total=episodes, desc=f"recording {world}", unit="episode") as progress,
     ):
-        for _ in pool.imap_unordered(work, range(episodes)):
+        for _ in pool.imap_unordered(work, range(first, first + episodes)):
             progress.update()
 
 
