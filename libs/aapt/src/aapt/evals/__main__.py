@@ -4,7 +4,9 @@ The recorded world, where the game tells the truth (`road`; its drives are recor
 
     python -m aapt.evals drift --seconds 60 --json --plot drift.png --sheet drift-sheet.png
     python -m aapt.evals obey --json
+    python -m aapt.evals cost --json
     python -m aapt.evals regressor --data data/road --checkpoint checkpoints/road
+    python -m aapt.evals results --scores docs/scores --out docs/results.md
     python -m aapt.evals curves --runs runs/codec runs/adapt runs/distill --out checkpoints/road/curves.png
 
 The paper's tables, on folders of videos and on networks that you supply as TorchScript files:
@@ -23,6 +25,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +34,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning th
 import torch
 
 from aapt.checkpoint import BadCheckpoint, Model, load
+from aapt.dit.model import DiT
 from aapt.evals.backbones import MissingFile
 from aapt.evals.vbench import DIMENSIONS
 from aapt.worlds.clips import episode_paths
@@ -67,6 +71,12 @@ def _options() -> argparse.Namespace:
     obey = add("obey", "what the keys change")
     for judged, seconds in ((drift, 60.0), (obey, 10.0)):
         judged.add_argument("--checkpoint", type=Path, default=Path("checkpoints/road"))
+        judged.add_argument(
+            "--recycling",
+            action=argparse.BooleanOptionalAction,
+            default=True,
+            help="off: as the weights were trained that recycle the first picture only",
+        )
         judged.add_argument("--weights", type=Path, help="weights.pt of a run, instead of the checkpoint's")
         judged.add_argument("--data", type=Path, help="recordings to judge on, instead of fresh ones")
         judged.add_argument("--clips", type=int, default=8, help="how many drives")
@@ -82,6 +92,13 @@ def _options() -> argparse.Namespace:
     regressor.add_argument("--checkpoint", type=Path, default=Path("checkpoints/road"), help="where it goes")
     regressor.add_argument("--steps", type=int, default=1500)
     regressor.add_argument("--seed", type=int, default=0)
+
+    cost = add("cost", "what a latent costs with a recycled input, and by diffusion forcing")
+    cost.add_argument("--checkpoint", type=Path, default=Path("checkpoints/road"))
+
+    results = add("results", "tables and plots of the ablations")
+    results.add_argument("--scores", type=Path, default=Path("docs/scores"))
+    results.add_argument("--out", type=Path, default=Path("docs/results.md"))
 
     curves = add("curves", "plot the curves of training runs")
     curves.add_argument("--runs", type=Path, nargs="+", required=True)
@@ -115,6 +132,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.command in ("drift", "obey") and options.seconds < 1:
         parser.error("--seconds is 1 or more")
+    if options.command in ("drift", "obey") and not options.recycling and options.weights is None:
+        parser.error("--no-recycling needs --weights: the checkpoint's own were trained to recycle")
     if options.command == "camera" and options.videos and not options.backbones:
         parser.error("camera --videos needs --backbones")
     return options
@@ -122,6 +141,8 @@ def _options() -> argparse.Namespace:
 
 def _model(options: argparse.Namespace) -> Model:
     model = load(options.checkpoint)
+    if not options.recycling:
+        model.dit = DiT(replace(model.dit.config, recycles=False)).eval()
     if options.weights is not None:
         try:
             model.dit.load_state_dict(torch.load(options.weights, weights_only=True))
@@ -192,6 +213,19 @@ def _regressor(options: argparse.Namespace) -> dict[str, float]:
     return _shown({"rotation_error_deg": error.rotation_deg, "translation_error_m": error.translation_m})
 
 
+def _cost(options: argparse.Namespace) -> dict[str, float]:
+    from aapt.evals.cost import measure_cost
+
+    return _shown(measure_cost(load(options.checkpoint)))
+
+
+def _results(options: argparse.Namespace) -> dict[str, str]:
+    from aapt.evals.results import write_results
+
+    write_results(options.scores, options.out)
+    return {"out": str(options.out)}
+
+
 def _curves(options: argparse.Namespace) -> dict[str, str]:
     from aapt.evals.curves import plot_curves
 
@@ -240,6 +274,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], Mapping[str, object]]] = {
     "drift": _drift,
     "obey": _obey,
     "regressor": _regressor,
+    "cost": _cost,
+    "results": _results,
     "curves": _curves,
     "fid": _fid,
     "fvd": _fid,

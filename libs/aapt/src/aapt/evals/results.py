@@ -1,0 +1,155 @@
+"""The ablations as a page: tables and plots of the scores that `aapt.train.ablations` has left."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Scores = dict[str, float]
+COLUMNS = (
+    ("psnr_first_second_db", "first second, dB", 1),
+    ("rotation_error_deg", "rotation, deg", 2),
+    ("translation_error", "translation, m", 3),
+    ("frechet", "Fréchet", 2),
+    ("sharpness_ratio", "sharpness", 2),
+    ("sharpness_last", "the same, last 10 s", 2),
+    ("static_ratio", "static", 3),
+)
+CURVES = (
+    ("sharpness_ratio", "sharpness against the truth"),
+    ("frechet", "Fréchet distance, last 5 s"),
+    ("rotation_error_deg", "rotation error, deg a latent"),
+)
+LAST_S = 10
+
+
+@dataclass(frozen=True)
+class Table:
+    """One question, and the runs that answer it, by the names of their scores."""
+
+    name: str
+    title: str
+    question: str
+    rows: tuple[tuple[str, str], ...]
+
+
+TABLES = (
+    Table(
+        "stages", "What each stage brings",
+        "Stage 1 sampled with many steps, then with one; stage 2; stage 3 after its longest rollouts.",
+        (("diffusion", "stage 1, 8 steps a latent"), ("diffusion-one-step", "stage 1, one step"),
+         ("consistency", "stage 2, one step"), ("long", "stage 3, one step")),
+    ),
+    Table(
+        "lengths", "How long it is trained on what it made itself (the paper's Table 5)",
+        "Each row goes on from the one above: no extension, one, five. The paper's long rollouts win by far.",
+        (("consistency", "not at all"), ("short", "10 latents, 1.7 s"),
+         ("medium", "18 latents, 3 s"), ("long", "50 latents, 8.3 s")),
+    ),
+    Table(
+        "student-forcing", "Student forcing, teacher forcing, recycling (the paper's appendices D and E)",
+        "The paper: teacher-forced adversarial training fails within a few frames, and without recycling"
+        " there is no large motion. All three with as many updates.",
+        (("short", "AAPT"), ("teacher-forced", "teacher-forced adversarial"), ("unrecycled", "no recycling")),
+    ),
+)  # fmt: skip
+
+
+def write_results(scores: Path, out: Path) -> None:
+    """Write `out` (Markdown) and its plots beside it, NAME.png for each table.
+
+    Raises FileNotFoundError, naming the command that makes them, where there are no scores.
+    """
+    found = _read(scores)
+    if not found:
+        raise FileNotFoundError(
+            f"no scores in {scores}; make some with: python -m aapt.train.ablations --scores {scores}"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parts = [_introduction(found, scores)]
+    for table in TABLES:
+        rows = [(name, label) for name, label in table.rows if name in found]
+        if rows:
+            _plot(rows, found, out.parent / f"results-{table.name}.png")
+            parts.append(_section(table, rows, found))
+    out.write_text("\n\n".join(parts) + "\n")
+
+
+def _read(scores: Path) -> dict[str, list[dict[str, object]]]:
+    """NAME-SEED.json, gathered by name; seeds in order."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for path in sorted(scores.glob("*-[0-9]*.json")):
+        found.setdefault(path.stem.rpartition("-")[0], []).append(json.loads(path.read_text()))
+    return found
+
+
+def _introduction(found: dict[str, list[dict[str, object]]], scores: Path) -> str:
+    run = next(iter(found.values()))[0]
+    return (
+        "# What each part of the recipe brings\n\n"
+        f"Dreams of {run['seconds']:g} s on {run['drives']:g} drives that were not trained on, under the"
+        " keys of the recording. Where there are several seeds: mean ± standard deviation. What the columns"
+        " mean is said in `aapt/evals/departure.py`; the motion that is judged is read off the frames by a"
+        f" small network, which itself errs by {run['regressor_rotation_error_deg']:g} degrees and"
+        f" {run['regressor_translation_error_m']:g} m a latent. The Fréchet distance between true drives is"
+        f" {run['frechet_floor']:.2f}, and the codec alone leaves {run['codec_sharpness_ratio']:.2f} of the"
+        " sharpness.\n\n"
+        "Made by `python -m aapt.train.ablations` (hours; it says what it runs), and"
+        f" `python -m aapt.evals results --scores {scores}` (this page)."
+    )
+
+
+def _section(table: Table, rows: Sequence[tuple[str, str]], found: dict[str, list[dict[str, object]]]) -> str:
+    lines = [
+        f"## {table.title}",
+        "",
+        table.question,
+        "",
+        "| | seeds | " + " | ".join(title for _, title, _ in COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    for name, label in rows:
+        runs = [_flat(run) for run in found[name]]
+        cells = [_cell([run[column] for run in runs], digits) for column, _, digits in COLUMNS]
+        lines.append(f"| {label} | {len(runs)} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"![{table.title}](results-{table.name}.png)"])
+
+
+def _flat(run: dict[str, object]) -> Scores:
+    numbers = {name: value for name, value in run.items() if isinstance(value, int | float)}
+    last = _curve(run, "sharpness_ratio")[-LAST_S:]
+    numbers["sharpness_last"] = statistics.mean(value for _, value in last)
+    return numbers
+
+
+def _cell(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _curve(run: dict[str, object], name: str) -> list[tuple[float, float]]:
+    by_second = run["per_second"]
+    assert isinstance(by_second, dict)
+    pairs = zip(by_second["second"], by_second[name], strict=True)
+    return [(second, value) for second, value in pairs if value is not None]
+
+
+def _plot(rows: Sequence[tuple[str, str]], found: dict[str, list[dict[str, object]]], out: Path) -> None:
+    figure, axes = plt.subplots(1, len(CURVES), figsize=(15, 4))
+    for axis, (curve, title) in zip(axes, CURVES, strict=True):
+        for colour, (name, label) in enumerate(rows):
+            for i, run in enumerate(found[name]):
+                line = _curve(run, curve)
+                axis.plot(*zip(*line, strict=True), color=f"C{colour}", label=None if i else label, alpha=0.8)
+        axis.set(title=title, xlabel="second", ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(out, dpi=80)
+    plt.close(figure)

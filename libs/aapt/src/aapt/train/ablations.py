@@ -1,0 +1,127 @@
+"""The ablations: every run of the table, trained where it is not there yet, then judged.
+
+    python -m aapt.train.ablations --seeds 0 1 --only short teacher-forced
+
+Stages 1 and 2 are those of `make train` (runs/adapt, runs/distill), shared by all; a seed changes stage 3,
+and for the network without recycling what comes before it too. Scores go to docs/scores;
+`python -m aapt.evals results` makes tables and plots of them. Stop and start as you like.
+"""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: `python -m aapt.train STAGE` with these options, from the weights of another.
+
+    adapted: whose weights the judge begins with; without it a stage 3 goes on with both players of `init`.
+    """
+
+    name: str
+    stage: str
+    init: str
+    options: tuple[str, ...]
+    adapted: str | None = None
+    is_judged: bool = True
+
+    def command(self, runs: Path, shared: list[str], seed: int) -> list[str]:
+        """What trains it; the same command goes on where it was stopped."""
+        others = {"--run": self.name, "--init": self.init, "--adapted": self.adapted}
+        chosen = [
+            part for flag, name in others.items() if name for part in (flag, str(runs / _folder(name, seed)))
+        ]
+        return [sys.executable, "-m", "aapt.train", self.stage, *shared, *chosen, *self.options]
+
+
+SHARED = ("adapt", "distill")  # made by `make train`, whatever the seed
+BEGIN = ("--judge-rate", "5", "--judge-first", "60", "--late", "0.25")
+GO_ON = ("--judge-rate", "5", "--late", "0.25")
+NOT_RECYCLED = ("--no-recycling", "--late", "0.25", "--clips", "12", "--optimizer", "muon", "--compile")
+# Ten latents are 1.7 s: short, medium and long train on 1.7 s, 3 s and 8.3 s of play in one piece.
+RUNS = (
+    Run("short", "adversarial", "distill", ("--steps", "300", *BEGIN), adapted="adapt"),
+    Run("medium", "adversarial", "short", ("--steps", "80", "--extensions", "1", *GO_ON)),
+    Run("long", "adversarial", "medium", ("--steps", "50", "--extensions", "5", *GO_ON)),
+    Run(
+        "teacher-forced", "adversarial", "distill",
+        ("--steps", "300", "--teacher-forced", *BEGIN[:4]), adapted="adapt",
+    ),
+    Run(
+        "unrecycled-adapt", "adapt", "adapt",
+        ("--steps", "300", "--learning-rate", "5e-4", "--pure-noise", "0.5", *NOT_RECYCLED), is_judged=False,
+    ),
+    Run(
+        "unrecycled-distill", "distill", "unrecycled-adapt",
+        ("--steps", "100", "--learning-rate", "2e-4", "--grid-steps", "16", *NOT_RECYCLED), is_judged=False,
+    ),
+    Run(
+        "unrecycled", "adversarial", "unrecycled-distill",
+        ("--steps", "300", "--no-recycling", *BEGIN), adapted="unrecycled-adapt",
+    ),
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m aapt.train.ablations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", default="road")
+    parser.add_argument("--data", type=Path, default=Path("data/road"))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--codec", type=Path, default=Path("runs/codec"))
+    parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/road"))
+    parser.add_argument("--scores", type=Path, default=Path("docs/scores"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", choices=[run.name for run in RUNS])
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long the dreams are that are judged")
+    options = parser.parse_args()
+    for seed in options.seeds:
+        for run in RUNS:
+            if options.only is None or run.name in options.only:
+                _train(run, options, seed)
+                if run.is_judged:
+                    judge(options, run.name, seed, "--weights", str(_weights(options.runs, run.name, seed)))
+    for name, more in (
+        ("diffusion", ["--weights", str(_weights(options.runs, "adapt", 0)), "--steps", "8"]),
+        ("diffusion-one-step", ["--weights", str(_weights(options.runs, "adapt", 0))]),
+        ("consistency", ["--weights", str(_weights(options.runs, "distill", 0))]),
+    ):
+        judge(options, name, 0, *more)
+
+
+def _train(run: Run, options: argparse.Namespace, seed: int) -> None:
+    shared = ["--preset", options.preset, "--data", str(options.data), "--codec", str(options.codec)]
+    print(f"{run.name}, seed {seed}", flush=True)
+    subprocess.run(run.command(options.runs, [*shared, "--seed", str(seed)], seed), check=True)
+
+
+def judge(options: argparse.Namespace, name: str, seed: int, *more: str) -> None:
+    """Play 60 s and keep the scores as docs/scores/NAME-SEED.json, unless they are there."""
+    out = options.scores / f"{name}-{seed}.json"
+    if out.exists():
+        return
+    command = [sys.executable, "-m", "aapt.evals", "drift", "--checkpoint", str(options.checkpoint)]
+    command += ["--seconds", str(options.seconds), "--json", *more]
+    if "unrecycled" in name:
+        command.append("--no-recycling")
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(said.splitlines()[-1] + "\n")
+
+
+def _folder(name: str, seed: int) -> str:
+    return name if name in SHARED else f"ablations/{name}-{seed}"
+
+
+def _weights(runs: Path, name: str, seed: int) -> Path:
+    return runs / _folder(name, seed) / "weights.pt"
+
+
+if __name__ == "__main__":
+    main()
