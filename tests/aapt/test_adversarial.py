@@ -100,7 +100,7 @@ def test_a_causal_discriminator_judges_a_latent_by_its_past_alone(
 
     def logits(latents: torch.Tensor) -> torch.Tensor:
         judged: torch.Tensor = discriminator(
-            latents, batch.previous, t, batch.text, batch.controls, batch.index
+            latents, batch.previous[:, 0], t, batch.text, batch.controls, batch.index
         )
         return judged
 
@@ -116,7 +116,9 @@ def test_a_discriminator_of_clips_has_one_logit(model: Model, clips: Clips) -> N
     discriminator = Discriminator(model.dit, judges_latents=False)
     batch = clips.batch(torch.Generator().manual_seed(1), 3, LENGTH)
     t = torch.zeros(3)
-    assert discriminator(batch.latents, batch.previous, t, batch.text, batch.controls, batch.index).shape == (
+    assert discriminator(
+        batch.latents, batch.previous[:, 0], t, batch.text, batch.controls, batch.index
+    ).shape == (
         3,
         1,
     )
@@ -164,10 +166,10 @@ def test_a_teacher_forced_latent_is_made_and_judged_behind_true_ones(model: Mode
     assert torch.equal(segment.fake.previous, segment.real.previous)
     discriminator, real, fake, t = adversarial.discriminator, segment.real, segment.fake, torch.rand(2)
     given = (t, real.text, real.controls, real.index)
-    judged = discriminator(fake.latents, fake.previous, *given, after=real.latents)
+    judged = discriminator(fake.latents, fake.previous[:, 0], *given, after=real.latents)
     for i in range(LENGTH):
         mixed = torch.cat([real.latents[:, :i], fake.latents[:, i : i + 1], real.latents[:, i + 1 :]], 1)
-        alone = discriminator(mixed, real.previous, *given)[:, i]
+        alone = discriminator(mixed, real.previous[:, 0], *given)[:, i]
         torch.testing.assert_close(judged[:, i], alone, atol=CLOSE, rtol=0)
     numbers = adversarial.learn_discriminator((segment,), torch.Generator().manual_seed(4))
     assert numbers["penalty"] > 0
@@ -203,7 +205,7 @@ def test_the_losses_are_those_of_the_paper_written_out(model: Model, clips: Clip
     )
 
     def logits(batch: Batch, latents: torch.Tensor) -> torch.Tensor:
-        given = (batch.previous, t, batch.text, batch.controls, batch.index)
+        given = (batch.previous[:, 0], t, batch.text, batch.controls, batch.index)
         judged: torch.Tensor = adversarial.discriminator(latents, *given)
         return judged
 
@@ -225,11 +227,11 @@ def test_the_penalty_tends_to_the_squared_gradient_as_the_perturbation_vanishes(
 ) -> None:
     discriminator = Discriminator(model.dit, judges_latents=False).double()
     batch = clips.batch(torch.Generator().manual_seed(1), 1, 3)
-    text, controls, previous = batch.text.double(), batch.controls.double(), batch.previous.double()
+    text, controls, before = batch.text.double(), batch.controls.double(), batch.first.double()
     t = torch.full((1,), 0.5, dtype=torch.float64)
 
     def logit(latents: torch.Tensor) -> torch.Tensor:
-        judged: torch.Tensor = discriminator(latents, previous, t, text, controls, batch.index)
+        judged: torch.Tensor = discriminator(latents, before, t, text, controls, batch.index)
         return judged.sum()
 
     clean = batch.latents.double().requires_grad_()

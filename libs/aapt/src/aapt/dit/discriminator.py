@@ -1,11 +1,13 @@
 """`Discriminator`: the generator's own architecture, saying how real each latent is (paper, section 2.2).
 
-Frames take the place of the noise. Heads at three depths look at a latent's tokens with one learnt query each
+Frames take the place of the noise, and the recycled channels hold the frame before: a logit is a function of
+the video alone, so that the generator feels all that it depends on, and the penalties hold all of it. Heads at three depths look at a latent's tokens with one learnt query each
 (APT, arXiv:2501.08316); what they saw is put side by side and becomes one number.
 """
 
 import copy
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from einops import rearrange, repeat
@@ -59,7 +61,7 @@ class Discriminator(nn.Module):
     def forward(
         self,
         shown: Latents,
-        previous: Latents,
+        before: Float[Tensor, "b c y x"],
         t: Time,
         text: Text,
         controls: Controls,
@@ -69,10 +71,13 @@ class Discriminator(nn.Module):
     ) -> Float[Tensor, "b judged"]:
         """Logits of `shown`, each latent under its own conditions; `t` is free, as in APT.
 
+        before: the latent before the first that is shown, or the first picture.
         after: latents of the same clip that each shown one is judged as following, in place of the shown ones
           before it. Teacher-forced students are judged so (paper, appendix D); needs the causal kind.
         """
         length, sees = shown.shape[1], None
+        lived = shown if after is None else after
+        previous = torch.cat([before[:, None], lived[:, :-1]], 1)
         if after is not None:
             sees = _after(index, self.backbone.config.window)
             shown, previous, controls = (
@@ -84,13 +89,20 @@ class Discriminator(nn.Module):
         )
         judged = length if self.judges_latents else 1
         # The penalty looks at differences of a thousandth, which bfloat16 would round away.
-        with torch.autocast(shown.device.type, enabled=False):
+        with _full_precision(shown.device.type):
             seen = []
             for depth, head in zip(self.depths, self.heads, strict=True):
                 tokens = left[depth - 1].to(shown.dtype).unflatten(1, (shown.shape[1], -1))[:, -length:]
                 seen.append(head(rearrange(tokens, "b (j t) n d -> (b j) (t n) d", j=judged)))
             logits = self.judge(torch.cat(seen, -1))
         return rearrange(logits, "(b j) 1 -> b j", j=judged)
+
+
+def _full_precision(device_type: str) -> AbstractContextManager[object]:
+    # The cost model counts on a device without numbers, which knows no autocast.
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _after(index: Int[Tensor, "b t"], window: int) -> Bool[Tensor, "b s s"]:

@@ -110,9 +110,9 @@ def count_heads(preset: Preset) -> HeadsCount:
         discriminator = Discriminator(dit)
         latent, controls = _inputs(preset, dit)
         text = torch.empty(1, preset.dit.text_tokens, preset.dit.text_dim)
-        given = (latent, latent, torch.ones(1), text, controls, torch.ones(1, 1, dtype=torch.long))
-        whole = _work(discriminator, lambda: discriminator(*given))
-        backbone = _work(dit, lambda: dit.hidden(*given))
+        given = (torch.ones(1), text, controls, torch.ones(1, 1, dtype=torch.long))
+        whole = _work(discriminator, lambda: discriminator(latent, latent[:, 0], *given))
+        backbone = _work(dit, lambda: dit.hidden(latent, latent, *given))
         return HeadsCount(whole.flop - backbone.flop, _weights(discriminator) - _weights(dit))
 
 

@@ -238,7 +238,8 @@ class Adversarial:
         """Of several batches in one pass, each clip at the same time in all of them."""
         seen = Batch.joined(shown)
         true = None if after is None else torch.cat([after.latents] * len(shown))
-        given = (seen.latents, seen.previous, t.repeat(len(shown)), seen.text, seen.controls, seen.index)
+        before = seen.previous[:, 0]
+        given = (seen.latents, before, t.repeat(len(shown)), seen.text, seen.controls, seen.index)
         return self._judge(*given, after=true).chunk(len(shown))
 
 
