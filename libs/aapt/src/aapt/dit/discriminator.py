@@ -1,8 +1,9 @@
 """`Discriminator`: the generator's own architecture, saying how real each latent is (paper, section 2.2).
 
 Frames take the place of the noise, and the recycled channels hold the frame before: a logit is a function of
-the video alone, so that the generator feels all that it depends on, and the penalties hold all of it. Heads at three depths look at a latent's tokens with one learnt query each
-(APT, arXiv:2501.08316); what they saw is put side by side and becomes one number.
+the video alone, so that the generator feels all that it depends on, and the penalties hold all of it. Heads
+at three depths look at a latent's tokens with one learnt query each (APT, arXiv:2501.08316); what they saw is
+put side by side and becomes one number.
 """
 
 import copy
