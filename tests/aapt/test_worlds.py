@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from aapt.worlds.clips import Episode, episode_paths, load_episodes
-from aapt.worlds.record import preview, record_one
+from aapt.worlds.record import preview, record, record_one
 
 SEED = 2  # even: not mirrored
 
@@ -36,6 +36,14 @@ def test_a_recording_that_exists_is_skipped(tmp_path: Path) -> None:
     episode("already there").save(path)
     assert record_one("no_such_world", tmp_path, 1.0, 4) == 0
     assert Episode.load(path).caption == "already there"
+
+
+def test_recording_may_begin_at_any_number(tmp_path: Path) -> None:
+    for number in (20, 21):
+        episode("already there").save(tmp_path / f"episode-{number:05d}.npz")
+    record("no_such_world", tmp_path, 2, 1.0, workers=1, first=20)
+    with pytest.raises(ModuleNotFoundError, match="no_such_world"):
+        record("no_such_world", tmp_path, 2, 1.0, workers=1, first=21)
 
 
 def test_a_half_written_file_is_never_taken_for_an_episode(

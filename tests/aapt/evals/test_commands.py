@@ -166,6 +166,9 @@ def test_weights_of_another_network_are_a_sentence(
     chosen = ("--checkpoint", checkpoint, "--data", data, "--weights", tmp_path / "weights.pt")
     with pytest.raises(SystemExit, match=r"weights\.pt does not fit"):
         run(monkeypatch, "drift", *chosen, "--seconds", 1)
+    (tmp_path / "weights.pt").unlink()
+    with pytest.raises(SystemExit, match=r"weights\.pt is missing"):
+        run(monkeypatch, "drift", *chosen, "--seconds", 1)
 
 
 def test_obey_says_its_numbers_with_and_without_json(

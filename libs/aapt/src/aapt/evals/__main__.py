@@ -144,6 +144,8 @@ def _model(options: argparse.Namespace) -> Model:
     if not options.recycling:
         model.dit = DiT(replace(model.dit.config, recycles=False)).eval()
     if options.weights is not None:
+        if not options.weights.is_file():
+            raise MissingFile(f"{options.weights} is missing; name the weights.pt of a run")
         try:
             model.dit.load_state_dict(torch.load(options.weights, weights_only=True))
         except RuntimeError as error:

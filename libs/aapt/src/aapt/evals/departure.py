@@ -31,10 +31,11 @@ from aapt.evals.drives import Drive, latents_in, read_drive
 from aapt.evals.frechet import frechet_distance
 from aapt.evals.motion import MotionError, MotionRegressor, motion_errors, true_motion, windows
 from aapt.evals.pictures import edge_energy, movement, psnr_db, squared_error, ssim
+from aapt.presets import Preset
 from aapt.shapes import FRAMES_PER_LATENT, Controls, Latents, Text, Video, to_frames, to_video
 
-MOVING = 0.3
-STILL = 0.2
+MOVING = 0.3  # mean absolute difference of neighbouring frames, of 255; a car at walking pace makes it
+STILL = 0.2  # of what the true picture changes by
 LATENTS_AT_ONCE = 16  # what is decoded together fits the processor's cache
 FRECHET_SECONDS = 5
 
@@ -104,12 +105,16 @@ class Departure:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A departure, numbers of its first ten seconds (`near`: in latents, and of the codec), and pictures.
+    """How a dream departs from the game; how the truth does that only went through the codec, over the first
+    ten seconds; and pictures.
 
-    Those of a drive are [columns, 2, h, w, 3]: what happened and what was dreamt after latent `columns[i]`.
+    near: the numbers of `latent_numbers`.
+    pictures: of each drive [columns, 2, h, w, 3]: what happened and what was dreamt after latent
+      `columns[i]`.
     """
 
     departure: Departure
+    codec: Departure
     near: dict[str, float]
     columns: list[int]
     pictures: list[Tensor]
@@ -119,64 +124,70 @@ class Judgement:
 def judge(
     model: Model, regressor: MotionRegressor, paths: list[Path], seconds: float, dream: Dream
 ) -> Judgement:
-    """Play all drives at once and measure them one after another; frames are decoded a few at a time."""
+    """Play all drives at once and measure them one after another; frames are decoded a few at a time.
+
+    All are played under the preset's prompt: a recording's own caption is drawn when it ends, and so depends
+    on its length.
+    """
     latents = latents_in(model.preset, seconds)
-    first, text, controls, true = _begin(model, paths, latents)
-    made = dream(first, text, controls)
+    true, controls = _begin(model, paths, latents)
+    first = true[:, 0]
+    made = dream(first, model.text.encode(model.preset.prompt).expand(len(paths), -1, -1), controls)
     columns = _columns(latents, seconds)
-    measured: list[dict[str, Tensor]] = []
-    pictures = []
-    codec = []
+    dreamt, carried, pictures = [], [], []
     for row, path in enumerate(tqdm(paths, desc="measuring", unit="drive", leave=False)):
         drive = read_drive(path, latents)
-        start = first[row : row + 1]
-        parts, shown = _measure(model, regressor, drive, torch.cat([start, made[row]]), columns)
-        codec.append(_through_codec(model, drive, torch.cat([start, true[row]])))
-        measured.append(parts)
+        parts, shown = _measure(model, regressor, drive, torch.cat([first[row, None], made[row]]), columns)
+        dreamt.append(parts)
+        carried.append(_through_codec(model, regressor, drive, true[row]))
         pictures.append(shown)
-    whole = {name: torch.stack([each[name] for each in measured]) for name in measured[0]}
-    per_second = model.preset.frames_per_second / FRAMES_PER_LATENT
-    error, edges, true_edges = torch.stack(codec).mean(0)
-    near = {
-        **latent_numbers(made, true),
-        "codec_psnr_db": float(psnr_db(error)),
-        "codec_sharpness_ratio": float(edges / true_edges),
-    }
-    return Judgement(Departure(latents_per_second=per_second, **whole), near, columns, pictures)
+    return Judgement(
+        _departure(model.preset, dreamt),
+        _departure(model.preset, carried),
+        latent_numbers(made, true[:, 1:]),
+        columns,
+        pictures,
+    )
 
 
 def summary(judgement: Judgement, error: MotionError) -> dict[str, float]:
-    """The numbers of the evaluation command."""
-    departure = judgement.departure
-    latents = departure.ssim.shape[1]
-    second = departure.over(slice(round(departure.latents_per_second)))
-    scores = departure.over(slice(latents))
+    """The numbers of the evaluation command; `error` is the regressor's own."""
+    departure, codec = judgement.departure, judgement.codec
+    first_second = departure.over(slice(round(departure.latents_per_second)))
+    scores, at_best = departure.over(slice(None)), codec.over(slice(None))
     numbers = {
-        "psnr_first_second_db": second["psnr_db"],
-        "ssim_first_second": second["ssim"],
-        **{name: scores[name] for name in ("rotation_error_deg", "translation_error")},
+        "psnr_first_second_db": first_second["psnr_db"],
+        "rotation_error_deg": scores["rotation_error_deg"],
+        "translation_error": scores["translation_error"],
         "frechet": departure.frechet(),
         "sharpness_ratio": scores["sharpness_ratio"],
         "static_ratio": scores["static_ratio"],
+        "ssim_first_second": first_second["ssim"],
         "frechet_floor": departure.frechet_floor(),
         "regressor_rotation_error_deg": error.rotation_deg,
         "regressor_translation_error_m": error.translation_m,
-        "seconds": latents / departure.latents_per_second,
+        **{f"codec_{name}": value for name, value in at_best.items()},
+        "seconds": departure.ssim.shape[1] / departure.latents_per_second,
         "drives": float(len(departure.ssim)),
         **judgement.near,
     }
     return {name: round(value, 4) for name, value in numbers.items()}
 
 
-def _begin(
-    model: Model, paths: list[Path], latents: int
-) -> tuple[Float[Tensor, "b c y x"], Text, Controls, Latents]:
-    """First latents, captions and keys of all drives, and the true latents up to the farthest horizon."""
-    drives = [read_drive(path, latents) for path in paths]
+def _begin(model: Model, paths: list[Path], latents: int) -> tuple[Float[Tensor, "b s c y x"], Controls]:
+    """The true latents of all drives from the first picture to the farthest horizon, and all keys."""
     near = 1 + FRAMES_PER_LATENT * min(latents, HORIZONS[-1])
-    encoded = torch.cat([model.vae.encode(to_video(drive.frames[:near])[None]) for drive in drives])
-    text = torch.stack([model.text.encode(drive.caption) for drive in drives])
-    return encoded[:, 0], text, torch.stack([drive.controls for drive in drives]), encoded[:, 1:]
+    encoded, controls = [], []
+    for path in paths:  # one at a time: five minutes of frames are 200 MB
+        drive = read_drive(path, latents)
+        encoded.append(model.vae.encode(to_video(drive.frames[:near])[None])[0])
+        controls.append(drive.controls)
+    return torch.stack(encoded), torch.stack(controls)
+
+
+def _departure(preset: Preset, measured: list[dict[str, Tensor]]) -> Departure:
+    whole = {name: torch.stack([each[name] for each in measured]) for name in measured[0]}
+    return Departure(latents_per_second=preset.frames_per_second / FRAMES_PER_LATENT, **whole)
 
 
 def _columns(latents: int, seconds: float) -> list[int]:
@@ -184,12 +195,13 @@ def _columns(latents: int, seconds: float) -> list[int]:
     return [round(i) for i in torch.linspace(1, latents, count).tolist()]
 
 
-def _through_codec(model: Model, drive: Drive, true: Float[Tensor, "t c y x"]) -> Float[Tensor, "3"]:
-    """What the codec alone costs: mean squared error, and the edge energy with and without it."""
+def _through_codec(
+    model: Model, regressor: MotionRegressor, drive: Drive, true: Float[Tensor, "t c y x"]
+) -> dict[str, Tensor]:
+    """What a dream would score that is the truth itself."""
     recorded = to_video(drive.frames[: 1 + FRAMES_PER_LATENT * (len(true) - 1)])[None]
     carried = model.vae.decode(true[None]).clamp(-1, 1)
-    each = squared_error(carried, recorded), edge_energy(carried), edge_energy(recorded)
-    return torch.stack([values.mean() for values in each])
+    return _compare(regressor, carried, recorded, true_motion(drive.poses)[: len(true) - 1])
 
 
 def _measure(

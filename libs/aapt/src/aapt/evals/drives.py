@@ -32,7 +32,6 @@ class Drive:
     frames: Frames
     controls: Float[Tensor, "k 4 c"]
     poses: Float[Tensor, "f p"]
-    caption: str
 
 
 def read_drive(path: Path, latents: int) -> Drive:
@@ -44,7 +43,6 @@ def read_drive(path: Path, latents: int) -> Drive:
         torch.from_numpy(recorded.frames[span]),
         controls.unflatten(0, (latents, FRAMES_PER_LATENT)),
         torch.from_numpy(recorded.poses[span]),
-        recorded.caption,
     )
 
 
@@ -57,7 +55,7 @@ def encode_drives(model: Model, paths: list[Path], latents: int) -> Batch:
         first=encoded[:, 0],
         latents=encoded[:, 1:],
         controls=torch.stack([drive.controls for drive in drives]),
-        text=torch.stack([model.text.encode(drive.caption) for drive in drives]),
+        text=model.text.encode(model.preset.prompt).repeat(len(drives), 1, 1),
         previous=encoded[:, :-1],
         index=torch.arange(FIRST_INDEX, FIRST_INDEX + latents).repeat(len(drives), 1),
     )
