@@ -31,7 +31,7 @@ def measure_cost(model: Model, repeats: int = 60) -> dict[str, float]:
     controls = torch.zeros(1, 1, FRAMES_PER_LATENT, len(preset.keys))
     cache = dit.new_cache(1, *shape[1:])
     dit.read_text(model.text.encode(preset.prompt)[None], cache, 0)
-    newest = dit.config.window + latents_in(preset, 1)
+    newest = dit.config.window + latents_in(preset, 1.0)
 
     def evaluate(t: float) -> torch.Tensor:
         time_ = torch.full((1,), t)

@@ -64,7 +64,8 @@ def main() -> None:
         _train_network(model, options)
 
 
-def _options() -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m aapt.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -107,11 +108,15 @@ def _options() -> argparse.Namespace:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=meaning)
         else:
             parser.add_argument(flag, type=type(field.default), help=meaning)
-    options = parser.parse_args()
+    return parser
+
+
+def _options() -> argparse.Namespace:
+    options = parser().parse_args()
     needed = {"adversarial": ("init",), "distill": ("init",), "export": ("init", "out")}
     for name in ("codec", *needed.get(options.command, ())) if options.command != "codec" else ():
         if getattr(options, name) is None:
-            parser.error(f"{options.command} needs --{name}")
+            parser().error(f"{options.command} needs --{name}")
     return options
 
 

@@ -38,8 +38,8 @@ class Run:
 
 
 SHARED = ("adapt", "distill")  # made by `make train`, whatever the seed
-BEGIN = ("--judge-rate", "5", "--judge-first", "60", "--late", "0.25")
-GO_ON = ("--judge-rate", "5", "--late", "0.25")
+GO_ON = ("--judge-rate", "5", "--penalty", "100", "--late", "0.25")
+BEGIN = ("--judge-first", "40", *GO_ON)
 NOT_RECYCLED = ("--no-recycling", "--late", "0.25", "--clips", "12", "--optimizer", "muon", "--compile")
 # Ten latents are 1.7 s: short, medium and long train on 1.7 s, 3 s and 8.3 s of play in one piece.
 RUNS = (
@@ -48,7 +48,7 @@ RUNS = (
     Run("long", "adversarial", "medium", ("--steps", "50", "--extensions", "5", *GO_ON)),
     Run(
         "teacher-forced", "adversarial", "distill",
-        ("--steps", "300", "--teacher-forced", *BEGIN[:4]), adapted="adapt",
+        ("--steps", "300", "--teacher-forced", *BEGIN), adapted="adapt",
     ),
     Run(
         "unrecycled-adapt", "adapt", "adapt",
