@@ -212,7 +212,7 @@ def _measure(
     columns: list[int],
 ) -> tuple[dict[str, Tensor], Tensor]:
     motion = true_motion(drive.poses)
-    parts: list[dict[str, Tensor]] = []
+    measured: dict[str, Tensor] = {}  # filled in place: small pieces among large ones would scatter the heap
     shown = []
     tails, last = None, None
     for begin in range(0, len(motion), LATENTS_AT_ONCE):
@@ -221,11 +221,13 @@ def _measure(
         video = (fresh if last is None else torch.cat([last, fresh], 1)).clamp(-1, 1)
         last = video[:, -1:]
         true = to_video(drive.frames[FRAMES_PER_LATENT * begin : FRAMES_PER_LATENT * end + 1])[None]
-        parts.append(_compare(regressor, video, true, motion[begin:end]))
+        for name, values in _compare(regressor, video, true, motion[begin:end]).items():
+            whole = measured.setdefault(name, values.new_empty(len(motion), *values.shape[1:]))
+            whole[begin:end] = values
         for column in (c for c in columns if begin < c <= end):
             at = FRAMES_PER_LATENT * (column - begin)
             shown.append(torch.cat([to_frames(each[0, at : at + 1]) for each in (true, video)]))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}, torch.stack(shown)
+    return measured, torch.stack(shown)
 
 
 def _compare(
