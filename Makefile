@@ -76,7 +76,7 @@ clean:
 
 .venv/developing: .venv/installed
 	@echo 'Installing what developers need: tests, linters, recorders, plots'
-	@$(PIP) --quiet --editable 'libs/aapt[worlds,train]' --editable '.[dev,browser]'
+	@$(PIP) --quiet --editable 'libs/aapt[worlds,train,evals]' --editable '.[dev,browser]'
 	@touch $@
 
 gen/generated: .venv/installed $(PROTOS)

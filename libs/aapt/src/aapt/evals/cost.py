@@ -57,4 +57,4 @@ def measure_cost(model: Model, repeats: int = 60) -> dict[str, float]:
             work()
         numbers[f"{name}_gflop"] = counter.get_total_flops() / 1e9
     numbers["ratio"] = numbers["diffusion_forcing_ms"] / numbers["recycled_ms"]
-    return {name: round(value, 3) for name, value in numbers.items()}
+    return {name: round(value, 6) for name, value in numbers.items()}
