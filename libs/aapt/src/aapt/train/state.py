@@ -1,0 +1,69 @@
+"""A run on disk: state.pt, from which it goes on bit for bit, and weights.pt, the moving average."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from aapt.checkpoint import BadCheckpoint
+from aapt.train.sharding import Ranks, load_whole, load_whole_optimizer
+
+
+@dataclass
+class RunState:
+    """All that changes while a stage trains.
+
+    kind: the stage and the preset; a run of another kind is not gone on with.
+    """
+
+    kind: dict[str, str]
+    networks: dict[str, nn.Module]
+    average: AveragedModel
+    optimizers: Sequence[Sequence[Optimizer]]
+    step: int = 0
+    smooth: dict[str, float] = field(default_factory=dict)
+
+    def save(self, run: Path, ranks: Ranks) -> None:
+        """Each file whole or not at all; the tensors are whole too, whatever ranks share them."""
+        state = {
+            "step": self.step,
+            "kind": self.kind,
+            "smooth": self.smooth,
+            "networks": {name: ranks.whole(network.state_dict()) for name, network in self.networks.items()},
+            "average": ranks.whole(self.average.state_dict()),
+            "optimizers": [[ranks.whole(o.state_dict()) for o in each] for each in self.optimizers],
+        }
+        weights = ranks.whole(self.average.module.state_dict())
+        if not ranks.is_first:
+            return
+        for name, content in (("state.pt", state), ("weights.pt", weights)):
+            partial = run / f"{name}.partial"
+            torch.save(content, partial)
+            partial.replace(run / name)
+
+    def restore(self, run: Path) -> None:
+        """Go on from what was saved in `run`, if anything. Raises BadCheckpoint where it is another kind."""
+        path = run / "state.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, weights_only=True)
+        except Exception as error:  # torch has many ways to say that a file is damaged
+            raise BadCheckpoint(f"{path} cannot be read ({error}); delete it to begin again") from None
+        for what, mine in self.kind.items():
+            theirs = state.get("kind", self.kind)[what]
+            if theirs != mine:
+                raise BadCheckpoint(
+                    f"{path} was saved by {what} {theirs!r}, this is {what} {mine!r}; choose another --run"
+                )
+        for name, network in self.networks.items():
+            load_whole(network, state["networks"][name])
+        load_whole(self.average, state["average"])
+        for each, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            for optimizer, content in zip(each, stored, strict=True):
+                load_whole_optimizer(optimizer, content)
+        self.step, self.smooth = state["step"], state.get("smooth", {})
