@@ -101,15 +101,11 @@ def read_preset(folder: Path) -> Preset:
     return PRESETS[name]
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise BadCheckpoint(f"{path} is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise BadCheckpoint(
-            f"{path} cannot be read ({error}); it may have been cut short: fetch it again"
-        ) from None
+def fill(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Put what was read from `path` into `network`.
+
+    Raises BadCheckpoint where it belongs to another model or is broken.
+    """
     expected = network.state_dict()
     wrong = [key for key in expected.keys() | weights.keys() if _shape(expected, key) != _shape(weights, key)]
     if wrong:
@@ -125,6 +121,18 @@ def _load_weights(network: nn.Module, path: Path) -> None:
             " take a checkpoint from before its training broke"
         )
     network.load_state_dict({key: value.float() for key, value in weights.items()})
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise BadCheckpoint(
+            f"{path} cannot be read ({error}); it may have been cut short: fetch it again"
+        ) from None
+    fill(network, weights, path)
 
 
 def _shape(weights: dict[str, torch.Tensor], key: str) -> tuple[int, ...] | None:

@@ -24,10 +24,21 @@ from aapt.parallel import ALONE, SequenceParallel
 PATIENCE = timedelta(hours=2)  # the first rank encodes recordings while the others wait
 
 
+def are_several() -> bool:
+    """Whether torchrun has started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def join() -> None:
-    """Meet the other processes, where torchrun has started some."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    """Meet the others, if there are any."""
+    if are_several():
         dist.init_process_group(timeout=PATIENCE)
+
+
+def leave() -> None:
+    """Part from them."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class Ranks:

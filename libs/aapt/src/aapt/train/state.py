@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from aapt.checkpoint import BadCheckpoint
+from aapt.checkpoint import BadCheckpoint, fill
 from aapt.train.sharding import Ranks, load_whole, load_whole_optimizer
 
 
@@ -50,10 +51,7 @@ class RunState:
         path = run / "state.pt"
         if not path.exists():
             return
-        try:
-            state = torch.load(path, weights_only=True)
-        except Exception as error:  # torch has many ways to say that a file is damaged
-            raise BadCheckpoint(f"{path} cannot be read ({error}); delete it to begin again") from None
+        state = _read(path)
         for what, mine in self.kind.items():
             theirs = state.get("kind", self.kind)[what]
             if theirs != mine:
@@ -67,3 +65,19 @@ class RunState:
             for optimizer, content in zip(each, stored, strict=True):
                 load_whole_optimizer(optimizer, content)
         self.step, self.smooth = state["step"], state.get("smooth", {})
+
+
+def load_weights(network: nn.Module, run: Path) -> None:
+    """What came of a run. Raises BadCheckpoint, naming the file and what is wrong with it."""
+    path = run / "weights.pt"
+    if not path.exists():
+        raise BadCheckpoint(f"{path} is missing; name the run folder of a stage that has saved")
+    fill(network, _read(path), path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as error:  # torch has many ways to say that a file is damaged
+        raise BadCheckpoint(f"{path} cannot be read ({error}); delete it, or fetch it again") from None
+    return content
