@@ -14,7 +14,7 @@
 
 In several processes, which share the network, each with clips of its own; or two of them each clip:
 
-    torchrun --nproc-per-node 4 -m aapt.train adapt ... --sequence-shards 2
+    torchrun --nproc-per-node 4 -m -- aapt.train adapt ... --sequence-shards 2
 """
 
 import argparse
