@@ -115,10 +115,10 @@ def continued_pass(model: Model) -> dict[str, Tensor]:
 def discriminated(model: Model) -> dict[str, Tensor]:
     torch.manual_seed(4)
     judge = Discriminator(model.dit)
-    noisy, *others = given(model, 2, LENGTH)
+    noisy, previous, t, text, controls = given(model, 2, LENGTH)
     noisy.requires_grad_()
-    index = torch.arange(1, LENGTH + 1).repeat(2, 1)
-    logits = judge(noisy, *others, index)
+    shown = (noisy, previous, t, text, controls, torch.arange(1, LENGTH + 1).repeat(2, 1))
+    logits = torch.cat([judge(*shown), judge(*shown, after=previous)])
     logits.square().mean().backward()
     assert noisy.grad is not None
     if dist.is_initialized():  # every rank has what its own tokens have given

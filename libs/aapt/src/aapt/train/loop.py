@@ -8,8 +8,8 @@ import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from aapt.train.log import RunLog
-from aapt.train.observe import observed
+from aapt.train.observe import Observed, observed
 from aapt.train.sharding import Ranks, norm_of
 from aapt.train.state import RunState
 
@@ -174,13 +174,13 @@ def _step(
     numbers: dict[str, float] = {}
     turns = stage.turns
     for turn, optimizers in zip(turns, state.optimizers, strict=True):
-        learn = partial(_learn, turn, optimizers, drawn, generator, config, ranks)
-        if state.step % OBSERVE_EVERY:
-            taken = _move(turn, optimizers, learn(), state.step, config)
-        else:
-            with observed(turn.network, ranks, is_compiled=config.is_compiled) as inside:
-                taken = learn()
-            taken = _move(turn, optimizers, taken, state.step, config)
+        looking: AbstractContextManager[Observed] = nullcontext({})
+        if state.step % OBSERVE_EVERY == 0:
+            looking = observed(turn.network, ranks, is_compiled=config.is_compiled)
+        with looking as inside:
+            taken = _learn(turn, optimizers, drawn, generator, config, ranks)
+        taken = _move(turn, optimizers, taken, state.step, config)
+        if inside:
             log.write(state.step + 1, {"observed": {turn.name: inside}})
         prefix = "" if len(turns) == 1 else f"{turn.name}_"
         numbers |= {prefix + name: value for name, value in taken.items()}
