@@ -42,6 +42,7 @@ def command(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     main()
 
 
+@pytest.mark.slow
 def test_two_processes_adapt_one_goes_on_and_distills(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = ("--sequence-shards", "2", "--checkpoint-activations")
     done = subprocess.run(

@@ -73,6 +73,7 @@ def killed_run(_: int, run: Path) -> None:
     train(Signalled(adapt(), signal.SIGKILL, at_step=47), STEADY, run)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_losses_bit_for_bit(tmp_path: Path) -> None:
     with pytest.raises(ProcessExitedException, match="SIGKILL"):
         spawn(killed_run, (tmp_path / "killed",))
@@ -164,13 +165,15 @@ def test_a_recording_of_less_than_a_latent_is_refused_with_its_frames(
     assert "has 3 frames; one latent after the first picture takes 5" in capsys.readouterr().err
 
 
-def test_a_run_of_another_stage_or_preset_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_run_of_another_stage_preset_or_optimizer_is_not_gone_on_with(tmp_path: Path) -> None:
     config = replace(STEADY, steps=1, stage="adapt", preset="debug")
     train(adapt(), config, tmp_path)
     with pytest.raises(BadCheckpoint, match="was saved by stage 'adapt', this is stage 'distill'"):
         train(adapt(), replace(config, stage="distill"), tmp_path)
     with pytest.raises(BadCheckpoint, match="was saved by preset 'debug', this is preset 'road'"):
         train(adapt(), replace(config, preset="road"), tmp_path)
+    with pytest.raises(BadCheckpoint, match="saved by optimizer 'adamw', this is optimizer 'muon'"):
+        train(adapt(), replace(config, optimizer="muon"), tmp_path)
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:5000])
     with pytest.raises(BadCheckpoint, match=r"state\.pt cannot be read"):
         train(adapt(), config, tmp_path)

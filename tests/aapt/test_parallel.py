@@ -131,6 +131,7 @@ def discriminated(model: Model) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "name"), [(2, "wide"), (3, "debug")])
 def test_ranks_that_share_a_sample_compute_what_one_computes(ranks: int, name: str, tmp_path: Path) -> None:
     expected = everything(name, ALONE)

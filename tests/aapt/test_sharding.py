@@ -19,6 +19,7 @@ from aapt.train.sharding import Ranks
 from aapt.worlds.latents import Clips, EncodedEpisode
 from tests.aapt.ranks import gather_from_ranks
 
+pytestmark = pytest.mark.slow
 CLOSE = {"adapt": 1e-5, "distill": 1e-3, "adversarial": 1e-5}  # distillation multiplies in bfloat16
 STEPS = 3
 NAMES = tuple(CLOSE)

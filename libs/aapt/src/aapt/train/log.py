@@ -34,9 +34,10 @@ class RunLog:
         if run is None:
             return
         path = run / "log.jsonl"
-        path.write_text(
-            "".join(line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step)
-        )
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
+        partial = run / "log.jsonl.partial"
+        partial.write_text("".join(kept))
+        partial.replace(path)
         self._file = path.open("a")
         self._board = _board(run, first_step)
 

@@ -45,7 +45,7 @@ class LoopConfig:
     seed: int = 0
     bfloat16: bool = False  # multiply in bfloat16; weights, sums and losses stay in float32
     optimizer: str = "adamw"  # or "muon" for the matrices of the blocks, or "rmsprop" (stage 3)
-    stage: str = ""  # what is trained: a run goes on with the same stage and preset, and no other
+    stage: str = ""  # what is trained: a run goes on with the same stage, preset and optimizer
     preset: str = ""
     is_compiled: bool = False  # whether networks were compiled
 
@@ -156,7 +156,7 @@ def _begin(stage: Stage[Drawn], config: LoopConfig, ranks: Ranks) -> RunState:
     for turn in turns:
         ranks.shard(turn.network, stays_gathered=turn.network is model)
     return RunState(
-        {"stage": config.stage, "preset": config.preset},
+        {"stage": config.stage, "preset": config.preset, "optimizer": config.optimizer},
         {turn.name: turn.network for turn in turns},
         average,
         [_optimizers(turn.network, config) for turn in turns],

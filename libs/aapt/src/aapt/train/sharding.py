@@ -44,7 +44,8 @@ def leave() -> None:
 class Ranks:
     """All processes of the default group, or this one alone, for which everything here is the identity.
 
-    parallel: the ranks of this row, for its networks. row: which clips are drawn. is_first: who writes.
+    device: where the networks are. parallel: the ranks of this row, for its networks. row: which clips are
+      drawn. is_first: who writes.
     Raises ValueError where the processes do not divide into rows.
     """
 

@@ -18,7 +18,7 @@ from aapt.train.sharding import Ranks, load_whole, load_whole_optimizer
 class RunState:
     """All that changes while a stage trains.
 
-    kind: the stage and the preset; a run of another kind is not gone on with.
+    kind: stage, preset and optimizer; a run of another kind is not gone on with.
     """
 
     kind: dict[str, str]
