@@ -9,7 +9,9 @@ from aapt.dit.kv_cache import KVCache, LayerCache
 
 
 def small_cache(window: int) -> KVCache:
-    return KVCache(layers=1, slots=2, window=window, tokens=1, text_tokens=1, heads=1, head_dim=2)
+    return KVCache(
+        layers=1, slots=2, window=window, tokens=1, text_tokens=1, heads=1, text_heads=1, head_dim=2
+    )
 
 
 @given(window=st.integers(0, 6), newest=st.integers(1, 40))

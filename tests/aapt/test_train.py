@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import numpy as np
+import av
 import pytest
 import torch
 from PIL import Image
@@ -19,24 +19,12 @@ from aapt.train.loop import LoopConfig, train
 from aapt.train.pretrain import Pretrain, PretrainConfig
 from aapt.worlds.clips import Episode
 from aapt.worlds.latents import LATEST_INDEX, Clips, encode
+from tests.aapt.recordings import record_squares
 
 
 @pytest.fixture
 def episodes(tmp_path: Path) -> list[Path]:
-    """Two recordings of a bright square that walks to the right while key 1 is held."""
-    paths = []
-    for number in range(2):
-        random = np.random.default_rng(number)
-        held = (random.random((305, 4)) < 0.5).astype(np.uint8)
-        frames = np.full((305, 32, 32, 3), 40, np.uint8)
-        x = 0
-        for i in range(305):
-            x = (x + int(held[i, 1])) % 24
-            frames[i, 12:20, x : x + 8] = (250, 200, 10)
-        path = tmp_path / f"episode-{number:05d}.npz"
-        Episode(frames, held, np.zeros((305, 1), np.float32), "a square").save(path)
-        paths.append(path)
-    return paths
+    return record_squares(tmp_path, 2)
 
 
 @pytest.fixture
@@ -72,7 +60,7 @@ def adapt(model: Model, held: Clips) -> Adapt:
     return Adapt(model, held, held, AdaptConfig(clips=2, length=5, history_noise=0.3, own_history=0.5))
 
 
-def test_adaptation_learns_and_leaves_numbers_and_pictures(
+def test_adaptation_learns_and_leaves_numbers_pictures_and_films(
     model: Model, episodes: list[Path], tmp_path: Path
 ) -> None:
     held = clips(model, episodes, tmp_path)
@@ -81,6 +69,31 @@ def test_adaptation_learns_and_leaves_numbers_and_pictures(
     last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert {"error_1", "sharpness_60", "psnr_first_second_db"} <= last["held_out"].keys()
     assert list((tmp_path / "run").glob("sheet-*.png"))
+    with av.open(str(tmp_path / "run" / "clip-000060.mp4")) as film:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+        assert film.streams.video[0].average_rate == 24
+    # Two clips of 60 latents side by side, the truth above the dream.
+    assert len(pictures) == 1 + 4 * 60
+    assert pictures[0].shape == (64, 64, 3)
+    assert abs(int(pictures[0][:32].mean()) - int(pictures[0][32:].mean())) < 10  # the same first picture
+
+
+def test_now_and_then_a_run_looks_inside_its_networks(
+    model: Model, episodes: list[Path], tmp_path: Path
+) -> None:
+    held = clips(model, episodes, tmp_path)
+    config = LoopConfig(steps=101, learning_rate=1e-3, evaluate_every=200, is_compiled=True)
+    train(adapt(model, held), config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    looks = {line["step"]: line["observed"]["network"] for line in lines if "observed" in line}
+    assert looks.keys() == {1, 101}
+    for look in looks.values():
+        assert look["activation_rms"].keys() == {"blocks.0", "blocks.1", "blocks.2"}
+        assert look["gradient_norm"].keys() == {*look["activation_rms"], "beside the blocks"}
+        assert all(value > 0 for value in look["activation_rms"].values())
+    whole = next(line for line in lines if line["step"] == 20)["gradient_norm"]
+    parts = sum(value**2 for value in looks[1]["gradient_norm"].values()) ** 0.5
+    assert 0.1 * whole < parts < 10 * whole
 
 
 def test_pretraining_sees_the_whole_clip_and_stage_1_begins_with_its_weights(
@@ -195,13 +208,13 @@ def test_bfloat16_changes_how_it_multiplies_and_not_what_it_learns(
     assert learnt[True] == pytest.approx(learnt[False], rel=0.05)
 
 
-def test_a_diverging_run_stops_with_the_step_and_the_norm(
+def test_a_diverging_run_stops_with_the_step_and_the_terms(
     model: Model, episodes: list[Path], tmp_path: Path
 ) -> None:
     held = clips(model, episodes, tmp_path)
     with torch.no_grad():
         model.dit.head.weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="step 0: gradient norm is nan"):
+    with pytest.raises(FloatingPointError, match="step 0: network clean_error is nan, loss is nan"):
         train(adapt(model, held), LoopConfig(steps=2, learning_rate=1e-3), tmp_path / "run")
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from aapt.dit.model import DiT
+from aapt.parallel import ALONE, SequenceParallel
 from aapt.presets import PRESETS, Preset
 from aapt.shapes import Picture
 from aapt.text import HashedWords
@@ -40,11 +41,14 @@ class Model:
     starts: list[Picture] = field(default_factory=list)
 
 
-def untrained(preset: Preset, seed: int = 0) -> Model:
-    """A model with random weights, grey first pictures and nothing to show; for tests and for training."""
+def untrained(preset: Preset, seed: int = 0, parallel: SequenceParallel = ALONE) -> Model:
+    """A model with random weights, grey first pictures and nothing to show; for tests and for training.
+
+    parallel: the ranks that work on one sample together, each with such a model.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        dit = DiT(preset.dit)
+        dit = DiT(preset.dit, parallel)
         vae = VideoVAE(preset.vae)
     text = HashedWords(preset.dit.text_tokens, preset.dit.text_dim)
     grey = torch.full((1, preset.height_px, preset.width_px, 3), 128, dtype=torch.uint8)
@@ -63,9 +67,9 @@ def save(model: Model, folder: Path, trained_with: dict[str, object]) -> None:
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path, parallel: SequenceParallel = ALONE) -> Model:
     """Read a checkpoint folder. Raises BadCheckpoint, naming the file and what is wrong with it."""
-    model = untrained(read_preset(folder))
+    model = untrained(read_preset(folder), parallel=parallel)
     _load_weights(model.dit, folder / "dit.safetensors")
     _load_weights(model.vae, folder / "vae.safetensors")
     model.starts = _load_starts(folder, model.preset)
@@ -97,15 +101,11 @@ def read_preset(folder: Path) -> Preset:
     return PRESETS[name]
 
 
-def _load_weights(network: nn.Module, path: Path) -> None:
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise BadCheckpoint(f"{path} is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise BadCheckpoint(
-            f"{path} cannot be read ({error}); it may have been cut short: fetch it again"
-        ) from None
+def fill(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """Put what was read from `path` into `network`.
+
+    Raises BadCheckpoint where it belongs to another model or is broken.
+    """
     expected = network.state_dict()
     wrong = [key for key in expected.keys() | weights.keys() if _shape(expected, key) != _shape(weights, key)]
     if wrong:
@@ -121,6 +121,18 @@ def _load_weights(network: nn.Module, path: Path) -> None:
             " take a checkpoint from before its training broke"
         )
     network.load_state_dict({key: value.float() for key, value in weights.items()})
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise BadCheckpoint(
+            f"{path} cannot be read ({error}); it may have been cut short: fetch it again"
+        ) from None
+    fill(network, weights, path)
 
 
 def _shape(weights: dict[str, torch.Tensor], key: str) -> tuple[int, ...] | None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from aapt.dit.embed import Rope, rotate
 from aapt.dit.kv_cache import LayerCache
+from aapt.parallel import ALONE, SequenceParallel
 
 FIRST_INDEX = 1  # latent 0 is given; the first that is generated is 1, and it stays visible for good
 
@@ -37,9 +38,10 @@ def attend(
 class SelfAttention(nn.Module):
     """Wan's self-attention: queries and keys normalised over all heads together, then rotated."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, parallel: SequenceParallel = ALONE) -> None:
         super().__init__()
         self.heads = heads
+        self.parallel = parallel
         self.qkv = nn.Linear(dim, 3 * dim)
         self.norm_q = nn.RMSNorm(dim, eps=1e-6)
         self.norm_k = nn.RMSNorm(dim, eps=1e-6)
@@ -47,15 +49,18 @@ class SelfAttention(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "b n d"],
+        x: Float[Tensor, "b own d"],
         turns: Rope,
         mask: Bool[Tensor, "b n m"] | None,
         cache: LayerCache | None,
-    ) -> Float[Tensor, "b n d"]:
+    ) -> Float[Tensor, "b own d"]:
+        """`turns`, `mask` and `cache` are of all tokens, `x` may be one rank's share of them."""
+        dim = x.shape[-1]
         q, k, v = self.qkv(x).chunk(3, -1)
         q, k, v = (
             rearrange(y, "b n (a e) -> b n a e", a=self.heads) for y in (self.norm_q(q), self.norm_k(k), v)
         )
+        q, k, v = self.parallel.to_heads(q, k, v, tokens=turns[0].shape[1])
         q, k = rotate(q, turns), rotate(k, turns)
         if cache is not None and cache.is_continued:
             before_k, before_v = cache.read_before()
@@ -63,14 +68,18 @@ class SelfAttention(nn.Module):
         elif cache is not None:
             cache.write(k, v)
         if cache is None or mask is not None:
-            return self.out(attend(q, k, v, mask))
-        # Each session attends to its own row: nothing is masked, padded or copied.
-        rows = [attend(q[i : i + 1], *cache.read(i)) for i in range(len(q))]
-        return self.out(torch.cat(rows))
+            made = attend(q, k, v, mask)
+        else:
+            # Each session attends to its own row: nothing is masked, padded or copied.
+            made = torch.cat([attend(q[i : i + 1], *cache.read(i)) for i in range(len(q))])
+        return self.out(self.parallel.to_tokens(made, dim))
 
 
 class CrossAttention(nn.Module):
-    """Every visual token attends to every text token; keys and values are made once per prompt."""
+    """Every visual token attends to every text token; keys and values are made once per prompt.
+
+    A rank that has a share of the tokens asks for them alone: text is short, and every rank holds all of it.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()

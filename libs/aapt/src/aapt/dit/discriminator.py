@@ -89,12 +89,14 @@ class Discriminator(nn.Module):
             shown, previous, t, text, controls, index, is_causal=self.is_causal, sees=sees
         )
         judged = length if self.judges_latents else 1
+        parallel, tokens = self.backbone.parallel, self.backbone.tokens(shown)
         # The penalty looks at differences of a thousandth, which bfloat16 would round away.
         with _full_precision(shown.device.type):
             seen = []
             for depth, head in zip(self.depths, self.heads, strict=True):
-                tokens = left[depth - 1].to(shown.dtype).unflatten(1, (shown.shape[1], -1))[:, -length:]
-                seen.append(head(rearrange(tokens, "b (j t) n d -> (b j) (t n) d", j=judged)))
+                whole = parallel.gather(left[depth - 1].to(shown.dtype), tokens)
+                clip = whole.unflatten(1, (shown.shape[1], -1))[:, -length:]
+                seen.append(head(rearrange(clip, "b (j t) n d -> (b j) (t n) d", j=judged)))
             logits = self.judge(torch.cat(seen, -1))
         return rearrange(logits, "(b j) 1 -> b j", j=judged)
 

@@ -65,14 +65,14 @@ class KVCache:
     """
 
     def __init__(
-        self, *, layers: int, slots: int, window: int, tokens: int, text_tokens: int, heads: int, head_dim:
-        int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
+        self, *, layers: int, slots: int, window: int, tokens: int, text_tokens: int, heads: int, text_heads:
+        int, head_dim: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
         self.slots = slots
         self.window = window
         self.tokens = tokens
         shape = (layers, slots, (window + 2) * tokens, heads, head_dim)
-        text_shape = (layers, slots, text_tokens, heads, head_dim)
+        text_shape = (layers, slots, text_tokens, text_heads, head_dim)
         self.keys, self.values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
         self.text_keys, self.text_values = (
             torch.zeros(text_shape, device=device, dtype=dtype) for _ in range(2)

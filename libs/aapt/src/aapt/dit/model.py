@@ -11,11 +11,13 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from aapt.dit.attention import FIRST_INDEX, CrossAttention, SelfAttention, visible
 from aapt.dit.embed import CameraEncoder, KeyEncoder, Rope, TimeEmbedding, rope
 from aapt.dit.kv_cache import KVCache, LayerCache
 from aapt.flow import Time, per_clip
+from aapt.parallel import ALONE, SequenceParallel
 from aapt.shapes import Controls, Latents, Text
 
 PATCH = 2
@@ -82,12 +84,12 @@ class CachePass:
 class Block(nn.Module):
     """Self-attention, attention to text, MLP; the first and the last modulated by time."""
 
-    def __init__(self, config: DiTConfig) -> None:
+    def __init__(self, config: DiTConfig, parallel: SequenceParallel = ALONE) -> None:
         super().__init__()
         dim = config.dim
         self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.attention = SelfAttention(dim, config.heads)
+        self.attention = SelfAttention(dim, config.heads, parallel)
         self.norm_text = nn.LayerNorm(dim, eps=1e-6)
         self.text_attention = CrossAttention(dim, config.heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
@@ -111,11 +113,17 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """The velocity of latents, given their past, the text and the controls."""
+    """The velocity of latents, given their past, the text and the controls.
 
-    def __init__(self, config: DiTConfig) -> None:
+    is_checkpointed: set it to make each block's activations again in the backward pass; less memory, a third
+      more work.
+    """
+
+    def __init__(self, config: DiTConfig, parallel: SequenceParallel = ALONE) -> None:
         super().__init__()
         self.config = config
+        self.parallel = parallel
+        self.is_checkpointed = False
         self.controls = (
             KeyEncoder(config.keys, config.control_channels)
             if config.keys
@@ -127,7 +135,7 @@ class DiT(nn.Module):
         self.text = nn.Sequential(
             nn.Linear(config.text_dim, config.dim), nn.GELU("tanh"), nn.Linear(config.dim, config.dim)
         )
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config, parallel) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.dim, eps=1e-6, elementwise_affine=False)
         self.head_modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
         self.head = nn.Linear(config.dim, PATCH * PATCH * config.latent_channels)
@@ -160,7 +168,8 @@ class DiT(nn.Module):
             noisy, previous, t, text, controls, index, cache=cache, is_causal=is_causal
         )
         shift, scale = (self.head_modulation + vector[:, None]).chunk(2, 1)
-        made = _to_latents(self.head(self.norm(left[-1]) * (1 + scale) + shift), height, width)
+        made = self.head(self.norm(left[-1]) * (1 + scale) + shift)
+        made = _to_latents(self.parallel.gather(made, self.tokens(noisy)), height, width)
         return (noisy - made) / per_clip(t.clamp_min(MIN_TIME)) if self.config.predicts_clean else made
 
     def hidden(
@@ -178,34 +187,45 @@ class DiT(nn.Module):
     ) -> tuple[list[Float[Tensor, "b n _"]], Float[Tensor, "b _"]]:
         """What each block leaves of its tokens, in order, and the clip's time as a vector.
 
-        Arguments as in `forward`. sees: which latent sees which, in place of the block-causal rule.
+        Of all `tokens`, this rank's share (`SequenceParallel.gather` has the others). Arguments as in
+        `forward`. sees: which latent sees which, in place of the block-causal rule.
         """
         height, width = noisy.shape[-2:]
         index = self._index(noisy, cache) if index is None else index
         if not self.config.recycles:
             previous = previous * (index == FIRST_INDEX)[..., None, None, None]
         maps = self.controls(controls, height, width)
-        x = self.patch(_to_tokens(torch.cat([noisy, previous, maps.to(noisy.dtype)], 2)))
+        x = _to_tokens(torch.cat([noisy, previous, maps.to(noisy.dtype)], 2))
+        x = self.patch(self.parallel.split(x))
         turns = rope(index, height // PATCH, width // PATCH, self.config.head_dim)
         if sees is None and is_causal:
             sees = self._sees(index, cache)
-        tokens = (height // PATCH) * (width // PATCH)
-        mask = None if sees is None else sees.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
+        each = self.tokens(noisy[:, :1])
+        mask = None if sees is None else sees.repeat_interleave(each, 1).repeat_interleave(each, 2)
         vector, six = self.time(t)
         prompt = None if text is None else self.text(text)
         left = []
         for layer, block in enumerate(self.blocks):
-            x = block(x, six, turns, mask, prompt, None if cache is None else cache.layer(layer))
+            given = (x, six, turns, mask, prompt, None if cache is None else cache.layer(layer))
+            if self.is_checkpointed and torch.is_grad_enabled():
+                x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(*given)
             left.append(x)
         return left, vector
 
+    @staticmethod
+    def tokens(latents: Latents) -> int:
+        """How many tokens a clip of such latents has."""
+        return latents.shape[1] * (latents.shape[-2] // PATCH) * (latents.shape[-1] // PATCH)
+
     def new_cache(self, slots: int, height: int, width: int) -> KVCache:
-        """An empty cache for `slots` sessions of latents of this size."""
+        """An empty cache for `slots` sessions of latents of this size; each rank has that of its heads."""
         config, like = self.config, self.head.weight
         return KVCache(
             layers=config.layers, slots=slots, window=config.window, tokens=(height // PATCH) * (width //
-            PATCH), text_tokens=config.text_tokens, heads=config.heads, head_dim=config.head_dim,
-            device=like.device, dtype=like.dtype,
+            PATCH), text_tokens=config.text_tokens, heads=self.parallel.own_heads(config.heads),
+            text_heads=config.heads, head_dim=config.head_dim, device=like.device, dtype=like.dtype,
         )  # fmt: skip
 
     def read_text(self, text: Text, cache: KVCache, slot: int) -> None:

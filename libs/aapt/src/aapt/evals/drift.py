@@ -12,10 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aapt.checkpoint import Model
+from aapt.evals.film import save_film
 from aapt.rollout import Rollout
-from aapt.shapes import Controls, Latents, Text, to_frames
+from aapt.shapes import Controls, Frames, Latents, Text, to_frames
 from aapt.worlds.latents import Batch
 
+SHOWN_CLIPS = 5
 HORIZONS = (1, 4, 15, 30, 60)
 SHEET_COLUMNS = (0, 1, 3, 7, 15, 23, 31, 47, 59)  # latents after the first picture, six to a second
 
@@ -42,10 +44,13 @@ def play(
 
 
 @torch.inference_mode()
-def measure_drift(model: Model, batch: Batch, sheet: Path | None = None) -> dict[str, float]:
+def measure_drift(
+    model: Model, batch: Batch, sheet: Path | None = None, film: Path | None = None
+) -> dict[str, float]:
     """The numbers of `latent_numbers`, and the PSNR of the first second against the truth through the codec.
 
-    With `sheet`, a picture: for each clip what happened (above) and what was dreamt (below).
+    With `sheet`, a picture, and with `film`, an MP4: for each clip what happened (above) and what was dreamt
+    (below).
     """
     made = play(model, batch.first, batch.text, batch.controls)
     second = slice(0, 6)
@@ -53,8 +58,14 @@ def measure_drift(model: Model, batch: Batch, sheet: Path | None = None) -> dict
     numbers["psnr_first_second_db"] = round(
         _psnr_db(model, batch, made[:, second], batch.latents[:, second]), 2
     )
-    if sheet is not None:
-        _draw(model, batch, made, sheet)
+    if sheet is not None or film is not None:
+        pairs = [_decoded(model, batch, made, clip) for clip in range(min(SHOWN_CLIPS, len(made)))]
+        if sheet is not None:
+            _save_sheet(sheet, pairs)
+        if film is not None:
+            save_film(
+                film, torch.cat([torch.cat(pair, 1) for pair in pairs], 2), model.preset.frames_per_second
+            )
     return numbers
 
 
@@ -83,11 +94,16 @@ def _psnr_db(model: Model, batch: Batch, made: Latents, true: Latents) -> float:
     return float(-10 * ((pictures[0] - pictures[1]).square().mean() / 4).log10())
 
 
-def _draw(model: Model, batch: Batch, made: Latents, sheet: Path) -> None:
-    rows = []
-    for clip in range(min(5, len(made))):
-        for latents in (batch.latents[clip], made[clip]):
-            video = model.vae.decode(torch.cat([batch.first[clip, None], latents])[None])[0]
-            rows.append(torch.cat([to_frames(video[4 * c : 4 * c + 1])[0] for c in SHEET_COLUMNS], 1))
+def _decoded(model: Model, batch: Batch, made: Latents, clip: int) -> tuple[Frames, Frames]:
+    """What happened in a clip, and what was dreamt."""
+    happened, dreamt = (
+        to_frames(model.vae.decode(torch.cat([batch.first[clip, None], latents])[None])[0])
+        for latents in (batch.latents[clip], made[clip])
+    )
+    return happened, dreamt
+
+
+def _save_sheet(sheet: Path, pairs: list[tuple[Frames, Frames]]) -> None:
+    rows = [torch.cat([frames[4 * c] for c in SHEET_COLUMNS], 1) for pair in pairs for frames in pair]
     sheet.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(torch.cat(rows).numpy()).save(sheet)

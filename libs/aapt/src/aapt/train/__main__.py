@@ -13,6 +13,10 @@
         --codec runs/codec --init runs/short --extensions 5
     python -m aapt.train export  --preset road --data data/road --codec runs/codec --init runs/distill \\
         --out checkpoints/road
+
+In several processes, which share the network, each with clips of its own; or two of them each clip:
+
+    torchrun --nproc-per-node 4 -m -- aapt.train adapt ... --sequence-shards 2
 """
 
 import argparse
@@ -26,9 +30,8 @@ os.environ.setdefault(
 )  # before torch: two spinning programs slow each other sixfold
 
 import torch
-from tqdm import tqdm
 
-from aapt.checkpoint import Model, save, untrained
+from aapt.checkpoint import BadCheckpoint, Model, save, untrained
 from aapt.dit.model import DiT
 from aapt.presets import PRESETS
 from aapt.train.adapt import Adapt, AdaptConfig
@@ -37,7 +40,9 @@ from aapt.train.codec import Codec, normalise
 from aapt.train.distill import Distill, DistillConfig
 from aapt.train.loop import LoopConfig, Stage, multiplies_bfloat16, train
 from aapt.train.pretrain import Pretrain, PretrainConfig
-from aapt.worlds.clips import Episode, episode_paths
+from aapt.train.sharding import Ranks, are_several, join, leave
+from aapt.train.state import load_players, load_weights
+from aapt.worlds.clips import BadRecording, Episode, each_readable, episode_paths
 from aapt.worlds.latents import Clips, encode
 
 HELD_OUT_EPISODES = 8
@@ -54,14 +59,22 @@ CONFIGS: dict[
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
-    preset = PRESETS[options.preset]
-    model = untrained(replace(preset, dit=replace(preset.dit, recycles=options.recycling)), options.seed)
-    if options.command == "codec":
-        _train_codec(model, options)
-    elif options.command == "export":
-        _export(model, options)
-    else:
-        _train_network(model, options)
+    join()
+    try:
+        ranks = Ranks(options.sequence_shards)
+        preset = PRESETS[options.preset]
+        preset = replace(preset, dit=replace(preset.dit, recycles=options.recycling))
+        model = untrained(preset, options.seed, ranks.parallel)
+        if options.command == "codec":
+            _train_codec(model, options)
+        elif options.command == "export":
+            _export(model, options)
+        else:
+            _train_network(model, options, ranks)
+    except (BadCheckpoint, BadRecording, FloatingPointError) as error:
+        raise SystemExit(f"{options.command}: {error}") from None
+    finally:
+        leave()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,6 +108,12 @@ def parser() -> argparse.ArgumentParser:
         default=True,
         help="off: the first picture is all that is recycled",
     )
+    parser.add_argument("--sequence-shards", type=int, default=1, help="processes that share each clip")
+    parser.add_argument(
+        "--checkpoint-activations",
+        action="store_true",
+        help="make activations again in the backward pass: less memory, a third more work",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute later, twice as fast")
     parser.add_argument(
         "--bfloat16",
@@ -117,57 +136,65 @@ def _options() -> argparse.Namespace:
     for name in ("codec", *needed.get(options.command, ())) if options.command != "codec" else ():
         if getattr(options, name) is None:
             parser().error(f"{options.command} needs --{name}")
+    if are_several() and (options.command in ("codec", "export") or options.compile):
+        parser().error("codec, export and --compile want one process: start it without torchrun")
     return options
 
 
 def _train_codec(model: Model, options: argparse.Namespace) -> None:
     paths = episode_paths(options.data)
-    frames = [torch.from_numpy(Episode.load(p).frames) for p in tqdm(paths, desc="reading", unit="episode")]
+    episodes = each_readable(Episode.load, paths)
+    frames = [torch.from_numpy(episode.frames) for episode in episodes if episode is not None]
     learning, held_out = frames[:-HELD_OUT_EPISODES], frames[-HELD_OUT_EPISODES:]
     if options.init:
-        _read(model.vae, options.init)
+        load_weights(model.vae, options.init)
         # What was measured of other pictures; `normalise` measures anew.
         model.vae.mean.zero_()
         model.vae.std.fill_(1)
     stage = Codec(model.vae, learning, held_out)
     train(stage, _loop(options, clip_norm=0.5, weight_decay=0.0), options.run)
-    weights = torch.load(options.run / "weights.pt", weights_only=True)
-    model.vae.load_state_dict(weights)
+    load_weights(model.vae, options.run)
     normalise(model.vae, learning[::8])
     torch.save(model.vae.state_dict(), options.run / "weights.pt")
 
 
-def _train_network(model: Model, options: argparse.Namespace) -> None:
-    _read(model.vae, options.codec)
+def _train_network(model: Model, options: argparse.Namespace, ranks: Ranks) -> None:
+    load_weights(model.vae, options.codec)
+    if options.init:
+        load_weights(model.dit, options.init)
+    if not ranks.is_first:
+        ranks.wait()  # the first one encodes, the others read what it has written
     with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
         episodes = encode(model.vae, episode_paths(options.data), options.codec / "latents.pt")
+    if ranks.is_first:
+        ranks.wait()
     learning = Clips(episodes[:-HELD_OUT_EPISODES], model.text)
     held_out = Clips(episodes[-HELD_OUT_EPISODES:], model.text)
-    if options.init:
-        _read(model.dit, options.init)
-    stage = _stage(model, learning, held_out, options)
+    stage = _stage(model, learning, held_out, options, ranks)
     loop = _loop(options, clip_norm=1.0, weight_decay=0.01)
     if isinstance(stage, Adversarial):
         # As in the paper: RMSProp, a constant rate, no decay of weights.
         rate, optimizer = options.learning_rate or 2e-5, options.optimizer or "rmsprop"
         loop = replace(loop, learning_rate=rate, optimizer=optimizer, final_rate=1.0, weight_decay=0.0)
-    train(stage, loop, options.run)
+    train(stage, loop, options.run, ranks)
 
 
-def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Namespace) -> Stage[Any]:
+def _stage(
+    model: Model, learning: Clips, held_out: Clips, options: argparse.Namespace, ranks: Ranks
+) -> Stage[Any]:
     kind = CONFIGS[options.command]
     chosen = {name: value for name, value in vars(options).items() if value is not None}
     config = kind(**{f.name: chosen[f.name] for f in fields(kind) if f.name in chosen})
+    model.dit.is_checkpointed = options.checkpoint_activations
     if isinstance(config, AdversarialConfig):
-        adapted = DiT(model.preset.dit)
+        adapted = DiT(model.preset.dit, ranks.parallel)
+        adapted.is_checkpointed = options.checkpoint_activations
         if options.adapted:
-            _read(adapted, options.adapted)
+            load_weights(adapted, options.adapted)
         torch.manual_seed(options.seed)  # the heads of the discriminator begin at random
         stage = Adversarial(model, adapted, learning, held_out, config, is_compiled=options.compile)
         if not options.adapted:
-            players = torch.load(options.init / "state.pt", weights_only=True)["networks"]
-            for turn in stage.turns:
-                turn.network.load_state_dict(players[turn.name])
+            load_players({turn.name: turn.network for turn in stage.turns}, options.init)
         return stage
     if options.compile:
         model.dit.compile()
@@ -176,14 +203,15 @@ def _stage(model: Model, learning: Clips, held_out: Clips, options: argparse.Nam
     if isinstance(config, AdaptConfig):
         return Adapt(model, learning, held_out, config)
     distill = Distill(model, learning, held_out, config)
+    ranks.shard(distill.teacher, stays_gathered=False)
     if options.compile:
         distill.teacher.compile()
     return distill
 
 
 def _export(model: Model, options: argparse.Namespace) -> None:
-    _read(model.vae, options.codec)
-    _read(model.dit, options.init)
+    load_weights(model.vae, options.codec)
+    load_weights(model.dit, options.init)
     # Pictures to begin with come from episodes that were never trained on.
     held_out = [Episode.load(path).frames for path in episode_paths(options.data)[-HELD_OUT_EPISODES:]]
     model.starts = [torch.from_numpy(frames[0].copy()) for frames in held_out]
@@ -202,11 +230,10 @@ def _loop(options: argparse.Namespace, *, clip_norm: float, weight_decay: float)
         seed=options.seed,
         bfloat16=options.bfloat16,
         optimizer=options.optimizer or "adamw",
+        stage=options.command,
+        preset=options.preset,
+        is_compiled=options.compile,
     )
-
-
-def _read(network: torch.nn.Module, run: Path) -> None:
-    network.load_state_dict(torch.load(run / "weights.pt", weights_only=True))
 
 
 if __name__ == "__main__":

@@ -75,9 +75,9 @@ class Adapt:
         error = (made.detach() - batch.latents).square().mean()
         return {"loss": float(loss.detach()), "clean_error": float(error)}
 
-    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
         assert isinstance(model, DiT)
-        return judge(self._whole, model, self._held_out, folder / f"sheet-{step:06d}.png")
+        return judge(self._whole, model, self._held_out, folder, step)
 
 
 def velocity_loss(made: Latents, true: Latents, t: Time) -> Float[Tensor, ""]:
@@ -123,10 +123,11 @@ def recycled(dit: DiT, batch: Batch, generator: torch.Generator, history: Histor
     return previous + strength[..., None, None, None] * torch.randn(previous.shape, generator=generator)
 
 
-def judge(whole: Model, dit: DiT, held_out: Clips, sheet: Path) -> dict[str, float]:
-    """Free rollouts of held-out clips under their true controls, in numbers and as a sheet of pictures."""
+def judge(whole: Model, dit: DiT, held_out: Clips, folder: Path | None, step: int) -> dict[str, float]:
+    """Free rollouts of held-out clips under their true controls: in numbers, as a sheet and as a clip."""
     judged = Model(whole.preset, dit.eval(), whole.vae, whole.text, whole.starts)
     places = [(i, 3) for i in range(min(6, len(held_out.episodes)))]
-    numbers = measure_drift(judged, held_out.pick(places, 60), sheet)
+    shown = () if folder is None else (folder / f"sheet-{step:06d}.png", folder / f"clip-{step:06d}.mp4")
+    numbers = measure_drift(judged, held_out.pick(places, 60), *shown)
     dit.train()
     return numbers

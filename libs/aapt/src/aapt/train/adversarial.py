@@ -200,9 +200,9 @@ class Adversarial:
         predicted = self.model(segment.noise, *given, cache=segment.past)
         return clean_estimate(segment.noise, predicted, t)
 
-    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
         assert isinstance(model, DiT)
-        return judge(self._whole, model, self._held_out, folder / f"sheet-{step:06d}.png")
+        return judge(self._whole, model, self._held_out, folder, step)
 
     def _open(self, rollout: Rollout, seeds: list[int], generator: torch.Generator) -> Batch:
         real = self._clips.batch(generator, self._config.clips, self._config.length)

@@ -63,7 +63,7 @@ class Codec:
         return {"loss": float(loss.detach()), "pixels": float(pixels.detach()), "kl": float(kl.detach())}
 
     @torch.inference_mode()
-    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
         assert isinstance(model, VideoVAE)
         errors, rows = [], []
         for episode in self._held_out[:8]:
@@ -72,7 +72,8 @@ class Codec:
             errors.append((made.clamp(-1, 1) - video).square().mean() / 4)
             for frames in (video, made):
                 rows.append(torch.cat(list(to_frames(frames[0, 4::12])), 1))
-        Image.fromarray(torch.cat(rows[:8], 0).numpy()).save(folder / f"sheet-{step:06d}.png")
+        if folder is not None:
+            Image.fromarray(torch.cat(rows[:8], 0).numpy()).save(folder / f"sheet-{step:06d}.png")
         return {"psnr_db": round(float(-10 * torch.stack(errors).log10().mean()), 2)}
 
 

@@ -70,6 +70,6 @@ class Distill:
         loss.backward()
         return {"loss": float(loss.detach())}
 
-    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
         assert isinstance(model, DiT)
-        return judge(self._whole, model, self._held_out, folder / f"sheet-{step:06d}.png")
+        return judge(self._whole, model, self._held_out, folder, step)

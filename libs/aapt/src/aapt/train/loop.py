@@ -4,20 +4,29 @@ A step draws everything random from a generator seeded by (seed, step), so a run
 takes the very steps of a run that was not.
 """
 
-import json
 import math
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
+
+from aapt.train.log import RunLog
+from aapt.train.observe import Observed, observed
+from aapt.train.sharding import Ranks, norm_of
+from aapt.train.state import RunState
+
+LOG_EVERY = 20  # steps
+OBSERVE_EVERY = 100  # steps from one look inside the networks to the next
+_TOTALS = ("loss", "gradient_norm")  # named after the terms that spoil them
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,9 @@ class LoopConfig:
     seed: int = 0
     bfloat16: bool = False  # multiply in bfloat16; weights, sums and losses stay in float32
     optimizer: str = "adamw"  # or "muon" for the matrices of the blocks, or "rmsprop" (stage 3)
+    stage: str = ""  # what is trained: a run goes on with the same stage, preset and optimizer
+    preset: str = ""
+    is_compiled: bool = False  # whether networks were compiled
 
 
 def multiplies_bfloat16() -> bool:
@@ -84,92 +96,167 @@ class Stage(Protocol[Drawn]):
         """What all turns of a step learn from."""
         ...
 
-    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
-        """Held-out numbers of `model` (the moving average); pictures go into `folder`."""
+    def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
+        """Held-out numbers of `model` (the moving average); pictures go into `folder`, if there is one."""
         ...
 
 
-def train(stage: Stage[Drawn], config: LoopConfig, run: Path) -> None:
+def train(stage: Stage[Drawn], config: LoopConfig, run: Path, ranks: Ranks | None = None) -> None:
     """Train until `config.steps`, going on from the last checkpoint in `run` if there is one.
 
-    Leaves in `run`: state.pt (to resume), weights.pt (the moving average), log.jsonl, and pictures.
-    SIGTERM and Ctrl-C save first.
+    Leaves in `run`: state.pt (to resume), weights.pt (the moving average), log.jsonl and its like for
+    TensorBoard, and pictures. SIGTERM and Ctrl-C finish the step and save; the second one does not wait.
+
+    ranks: the processes that train together; by default all of the process group, if there is one.
+    Raises FloatingPointError, naming the term, before a step that is not finite, and BadCheckpoint where
+    `run` is one of another stage or preset.
     """
+    ranks = Ranks() if ranks is None else ranks
     run.mkdir(parents=True, exist_ok=True)
-    model = stage.model
-    turns = stage.turns
-    optimizers = [_optimizers(turn.network, config) for turn in turns]
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
-    first_step = _restore(run, turns, average, optimizers)
-    stopping: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    state = _begin(stage, config, ranks)
+    state.restore(run)
     saved_at = time.monotonic()
-    smooth: dict[str, float] = {}
     with (
-        (run / "log.jsonl").open("a") as log,
-        tqdm(total=config.steps, initial=first_step, desc=run.name) as progress,
+        RunLog(run if ranks.is_first else None, state.step) as log,
+        _Interrupts() as interrupts,
+        tqdm(total=config.steps, initial=state.step, desc=run.name, disable=not ranks.is_first) as progress,
     ):
-        step = first_step
-        try:
-            for step in range(first_step, config.steps):
-                generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-                with _precision(config):
-                    drawn = stage.draw(generator)
-                for turn, each in zip(turns, optimizers, strict=True):
-                    if step < turn.first_step:
-                        continue
-                    prefix = "" if len(turns) == 1 else f"{turn.name}_"
-                    for name, value in _take_turn(turn, each, config, step, drawn, generator).items():
-                        name = prefix + name
-                        smooth[name] = 0.95 * smooth.get(name, value) + 0.05 * value
-                average.update_parameters(model)
-                progress.update()
-                progress.set_postfix({k: f"{v:.4f}" for k, v in smooth.items() if k.endswith("loss")})
-                if (step + 1) % 20 == 0:
-                    log.write(
-                        json.dumps({"step": step + 1, **{k: round(v, 6) for k, v in smooth.items()}}) + "\n"
-                    )
-                    log.flush()
-                if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
-                    held_out = stage.evaluate(average.module, run, step + 1)
-                    log.write(json.dumps({"step": step + 1, "held_out": held_out}) + "\n")
-                    progress.write(f"step {step + 1} held out: {held_out}")
-                if time.monotonic() - saved_at > config.save_every_s or stopping:
-                    _save(run, turns, average, optimizers, step + 1)
-                    saved_at = time.monotonic()
-                if stopping:
-                    return
-        except KeyboardInterrupt:
-            progress.write(f"stopped at step {step}; the same command goes on from there")
-            _save(run, turns, average, optimizers, step)
-            return
-    _save(run, turns, average, optimizers, config.steps)
+        while state.step < config.steps:
+            numbers = _step(stage, config, state, ranks, log)
+            state.step += 1
+            for name, value in numbers.items():
+                state.smooth[name] = 0.95 * state.smooth.get(name, value) + 0.05 * value
+            progress.update()
+            progress.set_postfix({k: f"{v:.4f}" for k, v in state.smooth.items() if k.endswith("loss")})
+            if state.step % LOG_EVERY == 0:
+                log.write(state.step, {k: round(v, 6) for k, v in state.smooth.items()})
+            if state.step % config.evaluate_every == 0 or state.step == config.steps:
+                ranks.gather(state.average.module)
+                folder = run if ranks.is_first else None
+                held_out = stage.evaluate(state.average.module, folder, state.step)
+                ranks.scatter(state.average.module)
+                log.write(state.step, {"held_out": held_out})
+                progress.write(f"step {state.step} held out: {held_out}")
+            is_due, is_stopping = ranks.any(
+                time.monotonic() - saved_at > config.save_every_s, interrupts.is_stopping
+            )
+            if is_due or is_stopping or state.step == config.steps:
+                state.save(run, ranks)
+                saved_at = time.monotonic()
+            if is_stopping:
+                progress.write(f"stopped at step {state.step}; the same command goes on from there")
+                return
 
 
-def _precision(config: LoopConfig) -> torch.autocast:
-    # Casts of weights that are made without gradients must not serve those that want them.
-    return torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16, cache_enabled=False)
+def step_generator(seed: int, step: int, row: int = 0) -> torch.Generator:
+    """All randomness of a step, for one row of ranks."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step + (row << 40))
 
 
-def _take_turn(
+def _begin(stage: Stage[Drawn], config: LoopConfig, ranks: Ranks) -> RunState:
+    model, turns = stage.model, stage.turns
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=False)
+    ranks.shard(average.module, stays_gathered=True)
+    for turn in turns:
+        ranks.shard(turn.network, stays_gathered=turn.network is model)
+    return RunState(
+        {"stage": config.stage, "preset": config.preset, "optimizer": config.optimizer},
+        {turn.name: turn.network for turn in turns},
+        average,
+        [_optimizers(turn.network, config) for turn in turns],
+    )
+
+
+def _step(
+    stage: Stage[Drawn], config: LoopConfig, state: RunState, ranks: Ranks, log: RunLog
+) -> dict[str, float]:
+    generator = step_generator(config.seed, state.step, ranks.row)
+    # Played latent by latent, and not equally often on all ranks: it must not ask the others each time.
+    ranks.gather(stage.model)
+    with _precision(stage.model, config):
+        drawn = stage.draw(generator)
+    numbers: dict[str, float] = {}
+    turns = stage.turns
+    for turn, optimizers in zip(turns, state.optimizers, strict=True):
+        if state.step < turn.first_step:
+            continue
+        looking: AbstractContextManager[Observed] = nullcontext({})
+        if state.step % OBSERVE_EVERY == 0:
+            looking = observed(turn.network, ranks, is_compiled=config.is_compiled)
+        with looking as inside:
+            taken = _learn(turn, optimizers, drawn, generator, config, ranks)
+        taken = _move(turn, optimizers, taken, state.step, config)
+        if inside:
+            log.write(state.step + 1, {"observed": {turn.name: inside}})
+        prefix = "" if len(turns) == 1 else f"{turn.name}_"
+        numbers |= {prefix + name: value for name, value in taken.items()}
+    state.average.update_parameters(stage.model)
+    return numbers
+
+
+def _learn(
     turn: Turn[Drawn],
-    optimizers: list[Optimizer],
-    config: LoopConfig,
-    step: int,
+    optimizers: Sequence[Optimizer],
     drawn: Drawn,
     generator: torch.Generator,
+    config: LoopConfig,
+    ranks: Ranks,
 ) -> dict[str, float]:
-    turn.network.zero_grad(set_to_none=True)
-    with _precision(config):
-        numbers = turn.learn(drawn, generator)
-    norm = float(nn.utils.clip_grad_norm_(turn.network.parameters(), config.clip_norm))
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"step {step}: gradient norm is {norm}; lower the learning rate")
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    with _precision(turn.network, config):
+        return ranks.mean(turn.learn(drawn, generator))
+
+
+def _move(
+    turn: Turn[Drawn],
+    optimizers: Sequence[Optimizer],
+    numbers: dict[str, float],
+    step: int,
+    config: LoopConfig,
+) -> dict[str, float]:
+    learning = [p for p in turn.network.parameters() if p.grad is not None]
+    norm = norm_of([p.grad for p in learning if p.grad is not None])
+    numbers = {**numbers, "gradient_norm": norm}
+    broken = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+    if broken:
+        terms = ", ".join(f"{name} is {broken[name]}" for name in sorted(broken, key=_TOTALS.__contains__))
+        raise FloatingPointError(
+            f"step {step}: {turn.name} {terms}; it has not moved, and what was saved is from before:"
+            " go on from there with a lower learning rate"
+        )
+    nn.utils.clip_grads_with_norm_(learning, config.clip_norm, torch.tensor(norm))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * turn.rate * _rate(step - turn.first_step, config)
         optimizer.step()
-    return {**numbers, "gradient_norm": norm}
+    return numbers
+
+
+class _Interrupts:
+    """SIGTERM and Ctrl-C are remembered, so that a step is finished and saved; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.is_stopping = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Interrupts":
+        self._before = {n: signal.signal(n, self._remember) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, _: object) -> None:
+        self.is_stopping = True
+        signal.signal(number, self._before[number])
+
+
+def _precision(network: nn.Module, config: LoopConfig) -> torch.autocast:
+    device = next(network.parameters()).device.type
+    # Casts of weights that are made without gradients must not serve those that want them.
+    return torch.autocast(device, torch.bfloat16, enabled=config.bfloat16, cache_enabled=False)
 
 
 def _optimizers(network: nn.Module, config: LoopConfig) -> list[Optimizer]:
@@ -197,37 +284,3 @@ def _rate(step: int, config: LoopConfig) -> float:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def _save(
-    run: Path,
-    turns: Sequence[Turn[Drawn]],
-    average: AveragedModel,
-    optimizers: list[list[Optimizer]],
-    step: int,
-) -> None:
-    state = {
-        "step": step,
-        "networks": {turn.name: turn.network.state_dict() for turn in turns},
-        "average": average.state_dict(),
-        "optimizers": [[optimizer.state_dict() for optimizer in each] for each in optimizers],
-    }
-    for name, content in (("state.pt", state), ("weights.pt", average.module.state_dict())):
-        partial = run / f"{name}.partial"
-        torch.save(content, partial)
-        partial.replace(run / name)
-
-
-def _restore(
-    run: Path, turns: Sequence[Turn[Drawn]], average: AveragedModel, optimizers: list[list[Optimizer]]
-) -> int:
-    if not (run / "state.pt").exists():
-        return 0
-    state = torch.load(run / "state.pt", weights_only=True)
-    for turn in turns:
-        turn.network.load_state_dict(state["networks"][turn.name])
-    average.load_state_dict(state["average"])
-    for each, stored in zip(optimizers, state["optimizers"], strict=True):
-        for optimizer, content in zip(each, stored, strict=True):
-            optimizer.load_state_dict(content)
-    return int(state["step"])

@@ -55,7 +55,7 @@ class Pretrain:
         return {"loss": float(loss.detach())}
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, folder: Path, step: int) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
         """Error of the clean latents from the middle of the path, on held-out clips."""
         batch = self._held_out.batch(torch.Generator().manual_seed(0), 8, self._config.length)
         noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(1))

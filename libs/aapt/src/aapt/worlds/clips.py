@@ -1,11 +1,20 @@
 """Recorded play on disk: one compressed file per episode, written whole or not at all."""
 
 import os
-from collections.abc import Iterator
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from tqdm import tqdm
+
+
+class BadRecording(ValueError):
+    """A recording is damaged, or too short for what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,20 @@ class Episode:
 
     @staticmethod
     def load(path: Path) -> "Episode":
-        """Read what `save` wrote."""
-        with np.load(path) as file:
-            return Episode(file["frames"], file["controls"], file["poses"], str(file["caption"]))
+        """Read what `save` wrote. Raises BadRecording, naming the file, where it is damaged."""
+        try:
+            with np.load(path) as file:
+                episode = Episode(file["frames"], file["controls"], file["poses"], str(file["caption"]))
+        except FileNotFoundError:
+            raise
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError) as error:
+            raise BadRecording(f"{path} cannot be read ({error}); record it again") from None
+        if len(episode.frames) != len(episode.controls):
+            raise BadRecording(
+                f"{path} has {len(episode.frames)} frames and controls for {len(episode.controls)};"
+                " record it again"
+            )
+        return episode
 
 
 def episode_paths(folder: Path) -> list[Path]:
@@ -58,3 +78,23 @@ def load_episodes(folder: Path) -> Iterator[Episode]:
     """Every episode of `folder`, one at a time."""
     for path in episode_paths(folder):
         yield Episode.load(path)
+
+
+Made = TypeVar("Made")
+
+
+def each_readable(make: Callable[[Path], Made], paths: Sequence[Path]) -> Iterator[Made | None]:
+    """What `make` makes of each recording, with a progress bar; None where it is damaged.
+
+    Those are named on stderr, and counted at the end.
+    """
+    damaged = 0
+    for path in tqdm(paths, unit="episode"):
+        try:
+            yield make(path)
+        except BadRecording as error:
+            damaged += 1
+            tqdm.write(f"skipped: {error}", file=sys.stderr)
+            yield None
+    if damaged:
+        tqdm.write(f"skipped {damaged} of {len(paths)} recordings", file=sys.stderr)

@@ -1,9 +1,11 @@
 """Recorded play as the stages of the network want it: latents, controls, captions."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +16,7 @@ from aapt.dit.attention import FIRST_INDEX
 from aapt.shapes import FRAMES_PER_LATENT, Controls, Latents, Text, to_video
 from aapt.text import HashedWords
 from aapt.vae.model import VideoVAE
-from aapt.worlds.clips import Episode
+from aapt.worlds.clips import BadRecording, Episode, each_readable
 
 LATEST_INDEX = 10_000  # half an hour of play
 START_EVERY = 4  # clips may begin at every fourth latent
@@ -60,6 +62,7 @@ class EncodedEpisode:
     latents: Float[Tensor, "n c y x"]
     controls: Float[Tensor, "n 4 k"]
     caption: str
+    name: str = ""  # of its recording
 
 
 class Clips:
@@ -74,8 +77,11 @@ class Clips:
 
         The share `late` of them is seen as a player sees it who has been there for long: after the session's
         first latent come `length` - 1 of a later time, whose indices lie anywhere up to `LATEST_INDEX`.
-        Without them a network meets rotary angles in play that it never met in training.
+        Without them a network meets rotary angles in play that it never met in training. Raises BadRecording
+        where an episode is shorter than that.
         """
+        for number in range(len(self.episodes)):
+            self._check(number, length)
         places = [self._place(generator, length) for _ in range(clips)]
         batch = self.pick(places, length)
         for row, (number, start) in enumerate(places[: round(late * clips)]):
@@ -94,11 +100,13 @@ class Clips:
         return self.batch(generator, clips, length + 1).part(slice(1, None))
 
     def pick(self, places: list[tuple[int, int]], length: int) -> Batch:
-        """The clips that begin at (episode, start) in `places`; start counts in units of 16 frames."""
+        """The clips that begin at (episode, start) in `places`; start counts in units of 16 frames. Raises
+        BadRecording where one ends before that."""
         parts = []
         for number, start in places:
             episode = self.episodes[number]
             span = slice(start * START_EVERY, start * START_EVERY + length)
+            self._check(number, span.stop)
             parts.append(
                 (
                     episode.firsts[start],
@@ -114,6 +122,14 @@ class Clips:
         index = torch.arange(FIRST_INDEX, FIRST_INDEX + length).repeat(len(places), 1)
         return Batch(first, latents, controls, text, previous, index)
 
+    def _check(self, number: int, latents: int) -> None:
+        episode = self.episodes[number]
+        if len(episode.latents) < latents:
+            raise BadRecording(
+                f"episode {number} {episode.name} has {len(episode.latents)} latents, and {latents} are asked"
+                f" for; record {1 + FRAMES_PER_LATENT * latents} frames or more, or choose a shorter length"
+            )
+
     def _place(self, generator: torch.Generator, length: int) -> tuple[int, int]:
         number = int(torch.randint(len(self.episodes), (), generator=generator))
         starts = (len(self.episodes[number].latents) - length) // START_EVERY + 1
@@ -124,23 +140,52 @@ class Clips:
 def encode(vae: VideoVAE, paths: list[Path], cache: Path) -> list[EncodedEpisode]:
     """Encode recorded episodes once, with a progress bar; later calls read `cache`.
 
-    Raises ValueError where `cache` holds another number of episodes.
+    Damaged recordings are named, skipped and counted; `cache` knows of them. Raises ValueError where it holds
+    another number of recordings or is damaged itself, BadRecording where no recording is left.
     """
     if cache.exists():
-        stored = torch.load(cache, weights_only=True)
-        if len(stored) != len(paths):
-            raise ValueError(f"{cache} holds {len(stored)} episodes, {len(paths)} are asked for; delete it")
-        return [EncodedEpisode(**episode) for episode in stored]
-    episodes = [encode_episode(vae, path) for path in tqdm(paths, desc="encoding", unit="episode")]
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    torch.save([vars(episode) for episode in episodes], cache)
+        stored = _read_cache(cache, paths)
+    else:
+        encoded = each_readable(lambda path: encode_episode(vae, path), paths)
+        stored = [None if episode is None else vars(episode) for episode in encoded]
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = cache.with_suffix(".partial")
+        torch.save(stored, partial)
+        partial.replace(cache)
+    episodes = [EncodedEpisode(**episode) for episode in stored if episode is not None]
+    if not episodes:
+        raise BadRecording(
+            f"none of {len(paths)} recordings can be read; record new ones, and delete {cache}"
+        )
     return episodes
+
+
+def _read_cache(cache: Path, paths: list[Path]) -> list[dict[str, Any] | None]:
+    try:
+        stored: list[dict[str, Any] | None] = torch.load(cache, weights_only=True)
+    except Exception as error:  # torch has many ways to say that a file is damaged
+        raise ValueError(f"{cache} cannot be read ({error}); delete it") from None
+    if len(stored) != len(paths):
+        raise ValueError(f"{cache} holds {len(stored)} episodes, {len(paths)} are asked for; delete it")
+    damaged = [path.name for path, episode in zip(paths, stored, strict=True) if episode is None]
+    if damaged:
+        tqdm.write(
+            f"skipped {len(damaged)} of {len(paths)} recordings that were damaged when {cache} was written:"
+            f" {', '.join(damaged)}; once they are recorded again, delete it",
+            file=sys.stderr,
+        )
+    return stored
 
 
 @torch.inference_mode()
 def encode_episode(vae: VideoVAE, path: Path) -> EncodedEpisode:
-    """One recorded episode as latents, in half precision."""
+    """One recorded episode as latents, in half precision. Raises BadRecording."""
     recorded = Episode.load(path)
+    if len(recorded.frames) <= FRAMES_PER_LATENT:
+        raise BadRecording(
+            f"{path} has {len(recorded.frames)} frames; one latent after the first picture takes"
+            f" {1 + FRAMES_PER_LATENT}: record for longer"
+        )
     length = 1 + FRAMES_PER_LATENT * ((len(recorded.frames) - 1) // FRAMES_PER_LATENT)
     frames = torch.from_numpy(recorded.frames[:length])
     starts = to_video(frames[:: START_EVERY * FRAMES_PER_LATENT])
@@ -155,4 +200,5 @@ def encode_episode(vae: VideoVAE, path: Path) -> EncodedEpisode:
         torch.cat(latents).half(),
         controls.unflatten(0, (-1, FRAMES_PER_LATENT)),
         recorded.caption,
+        path.stem,
     )

@@ -1,0 +1,98 @@
+"""A run on disk: state.pt, from which it goes on bit for bit, and weights.pt, the moving average."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from aapt.checkpoint import BadCheckpoint, fill
+from aapt.train.sharding import Ranks, load_whole, load_whole_optimizer
+
+
+@dataclass
+class RunState:
+    """All that changes while a stage trains.
+
+    kind: stage, preset and optimizer; a run of another kind is not gone on with.
+    """
+
+    kind: dict[str, str]
+    networks: dict[str, nn.Module]
+    average: AveragedModel
+    optimizers: Sequence[Sequence[Optimizer]]
+    step: int = 0
+    smooth: dict[str, float] = field(default_factory=dict)
+
+    def save(self, run: Path, ranks: Ranks) -> None:
+        """Each file whole or not at all; the tensors are whole too, whatever ranks share them."""
+        state = {
+            "step": self.step,
+            "kind": self.kind,
+            "smooth": self.smooth,
+            "networks": {name: ranks.whole(network.state_dict()) for name, network in self.networks.items()},
+            "average": ranks.whole(self.average.state_dict()),
+            "optimizers": [[ranks.whole(o.state_dict()) for o in each] for each in self.optimizers],
+        }
+        weights = ranks.whole(self.average.module.state_dict())
+        if not ranks.is_first:
+            return
+        for name, content in (("state.pt", state), ("weights.pt", weights)):
+            partial = run / f"{name}.partial"
+            torch.save(content, partial)
+            partial.replace(run / name)
+
+    def restore(self, run: Path) -> None:
+        """Go on from what was saved in `run`, if anything. Raises BadCheckpoint where it is another kind."""
+        path = run / "state.pt"
+        if not path.exists():
+            return
+        state = _read(path)
+        for what, mine in self.kind.items():
+            theirs = state.get("kind", self.kind)[what]
+            if theirs != mine:
+                raise BadCheckpoint(
+                    f"{path} was saved by {what} {theirs!r}, this is {what} {mine!r}; choose another --run"
+                )
+        for name, network in self.networks.items():
+            load_whole(network, state["networks"][name])
+        load_whole(self.average, state["average"])
+        for each, stored in zip(self.optimizers, state["optimizers"], strict=True):
+            for optimizer, content in zip(each, stored, strict=True):
+                load_whole_optimizer(optimizer, content)
+        self.step, self.smooth = state["step"], state.get("smooth", {})
+
+
+def load_weights(network: nn.Module, run: Path) -> None:
+    """What came of a run. Raises BadCheckpoint, naming the file and what is wrong with it."""
+    path = run / "weights.pt"
+    if not path.exists():
+        raise BadCheckpoint(f"{path} is missing; name the run folder of a stage that has saved")
+    fill(network, _read(path), path)
+
+
+def load_players(networks: dict[str, nn.Module], run: Path) -> None:
+    """All networks of a run as they were, not their averages. Raises BadCheckpoint where one is not there."""
+    path = run / "state.pt"
+    if not path.exists():
+        raise BadCheckpoint(f"{path} is missing; name the run folder of an adversarial stage, or --adapted")
+    stored = _read(path)["networks"]
+    if missing := networks.keys() - stored.keys():
+        raise BadCheckpoint(
+            f"{path} holds no {min(missing)}, only {', '.join(stored)}: it is of another stage;"
+            " name a run of stage 3, or --adapted for a new judge"
+        )
+    for name, network in networks.items():
+        fill(network, stored[name], path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as error:  # torch has many ways to say that a file is damaged
+        raise BadCheckpoint(f"{path} cannot be read ({error}); delete it, or fetch it again") from None
+    return content
