@@ -8,6 +8,7 @@ segment and stop at the recycled latents and at the segment's border.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -32,6 +33,8 @@ class AdversarialConfig:
 
     length: latents of the first segment. extensions: further segments, each of `length` - `overlap` new
     latents; the discriminator sees them behind the last `overlap` of the segment before (paper: one second).
+    graded: how many of a step's segments are learnt from, drawn anew each time; the others are only played,
+      which costs a tenth, and what follows the last of them is not played at all. 0: all (paper).
     late: share of steps that take up worlds in which somebody has played for long (`Clips.batch`).
     judge_rate: the discriminator's learning rate, of the generator's. judge_first: steps in which it learns
       alone. RMSProp takes steps of full length however little a gradient says, and a judge whose heads are
@@ -43,6 +46,7 @@ class AdversarialConfig:
     length: int = 10
     extensions: int = 0
     overlap: int = 2
+    graded: int = 0
     late: float = 0.0
     penalty: float = 1000.0
     perturbation: float = 0.1
@@ -117,7 +121,10 @@ class Adversarial:
         if config.teacher_forced:
             return (self._forced(generator),)
         is_late = float(torch.rand((), generator=generator)) < config.late
-        return tuple(self.play(generator, is_late=is_late))
+        count = 1 + config.extensions
+        graded = set(torch.randperm(count, generator=generator)[: config.graded or count].tolist())
+        played = islice(self.play(generator, is_late=is_late), 1 + max(graded))
+        return tuple(segment for i, segment in enumerate(played) if i in graded)
 
     def learn_discriminator(
         self, segments: tuple[Segment, ...], generator: torch.Generator
