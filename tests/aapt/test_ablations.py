@@ -23,9 +23,7 @@ def test_a_run_is_a_command_of_the_recipe_that_goes_on_from_an_earlier_one(run: 
     assert options.init == Path("runs") / (
         chosen.init if chosen.init in SHARED else f"ablations/{chosen.init}-3"
     )
-    # Stage 3 needs a judge: its own of before, or a new one.
-    goes_on = chosen.init not in SHARED and chosen.stage == "adversarial" and chosen.adapted is None
-    assert goes_on == (chosen.name in ("medium", "long"))
+    assert (chosen.adapted is not None) == (chosen.stage == "adversarial")
     # A network is trained without recycling from its first stage to its last.
     assert options.recycling == (not chosen.name.startswith("unrecycled"))
 

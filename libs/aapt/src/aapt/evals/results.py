@@ -48,7 +48,7 @@ TABLES = (
     ),
     Table(
         "lengths", "How long it is trained on what it made itself (the paper's Table 5)",
-        "Each row goes on from the one above: no extension, one, five. The paper's long rollouts win by far.",
+        "No extension, one, five; as many updates on as many clips. The paper's long rollouts win by far.",
         (("consistency", "not at all"), ("short", "10 latents, 1.7 s"),
          ("medium", "18 latents, 3 s"), ("long", "50 latents, 8.3 s")),
     ),

@@ -13,6 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 
 @dataclass(frozen=True)
 class Run:
@@ -38,18 +40,20 @@ class Run:
 
 
 SHARED = ("adapt", "distill")  # made by `make train`, whatever the seed
-GO_ON = ("--judge-rate", "5", "--penalty", "100", "--late", "0.25")
-BEGIN = ("--judge-first", "40", *GO_ON)
-NOT_RECYCLED = ("--no-recycling", "--late", "0.25", "--clips", "12", "--optimizer", "muon", "--compile")
-# Ten latents are 1.7 s: short, medium and long train on 1.7 s, 3 s and 8.3 s of play in one piece.
+UPDATES = ("--steps", "200", "--judge-first", "40", "--judge-rate", "5", "--penalty", "25", "--late", "0.25")
+NOT_RECYCLED = ("--no-recycling", "--late", "0.25", "--clips", "12", "--optimizer", "muon")
+# Ten latents are 1.7 s. Of every step one segment is learnt from, so that all runs learn from as many clips.
 RUNS = (
-    Run("short", "adversarial", "distill", ("--steps", "300", *BEGIN), adapted="adapt"),
-    Run("medium", "adversarial", "short", ("--steps", "80", "--extensions", "1", *GO_ON)),
-    Run("long", "adversarial", "medium", ("--steps", "50", "--extensions", "5", *GO_ON)),
+    Run("short", "adversarial", "distill", UPDATES, adapted="adapt"),
     Run(
-        "teacher-forced", "adversarial", "distill",
-        ("--steps", "300", "--teacher-forced", *BEGIN), adapted="adapt",
+        "medium", "adversarial", "distill",
+        (*UPDATES, "--extensions", "1", "--graded", "1"), adapted="adapt",
     ),
+    Run(
+        "long", "adversarial", "distill",
+        (*UPDATES, "--extensions", "5", "--graded", "1"), adapted="adapt",
+    ),
+    Run("teacher-forced", "adversarial", "distill", (*UPDATES, "--teacher-forced"), adapted="adapt"),
     Run(
         "unrecycled-adapt", "adapt", "adapt",
         ("--steps", "300", "--learning-rate", "5e-4", "--pure-noise", "0.5", *NOT_RECYCLED), is_judged=False,
@@ -60,7 +64,7 @@ RUNS = (
     ),
     Run(
         "unrecycled", "adversarial", "unrecycled-distill",
-        ("--steps", "300", "--no-recycling", *BEGIN), adapted="unrecycled-adapt",
+        (*UPDATES, "--extensions", "5", "--graded", "1", "--no-recycling"), adapted="unrecycled-adapt",
     ),
 )  # fmt: skip
 
@@ -86,13 +90,14 @@ def main() -> None:
             if options.only is None or run.name in options.only:
                 _train(run, options, seed)
                 if run.is_judged:
-                    judge(options, run.name, seed, "--weights", str(_weights(options.runs, run.name, seed)))
+                    generator = _generator(options.runs / _folder(run.name, seed))
+                    judge(options, run.name, seed, "--weights", str(generator))
     for name, more in (
-        ("diffusion", ["--weights", str(_weights(options.runs, "adapt", 0)), "--steps", "8"]),
-        ("diffusion-one-step", ["--weights", str(_weights(options.runs, "adapt", 0))]),
-        ("consistency", ["--weights", str(_weights(options.runs, "distill", 0))]),
+        ("diffusion", ("adapt", "--steps", "8")),
+        ("diffusion-one-step", ("adapt",)),
+        ("consistency", ("distill",)),
     ):
-        judge(options, name, 0, *more)
+        judge(options, name, 0, "--weights", str(options.runs / more[0] / "weights.pt"), *more[1:])
 
 
 def _train(run: Run, options: argparse.Namespace, seed: int) -> None:
@@ -119,8 +124,11 @@ def _folder(name: str, seed: int) -> str:
     return name if name in SHARED else f"ablations/{name}-{seed}"
 
 
-def _weights(runs: Path, name: str, seed: int) -> Path:
-    return runs / _folder(name, seed) / "weights.pt"
+def _generator(run: Path) -> Path:
+    """The generator itself: its moving average has hardly left where it began after so few updates."""
+    state = torch.load(run / "state.pt", weights_only=True)
+    torch.save(state["networks"]["generator"], run / "generator.pt")
+    return run / "generator.pt"
 
 
 if __name__ == "__main__":
