@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 PROTOS := $(wildcard protos/livevideo/v1/*.proto)
 ARGS ?=
 
-.PHONY: help play record train bench test lint format protos clean
+.PHONY: help play record train ablations bench test lint format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
 	@echo 'make bench    measure this machine'
 	@echo 'make record   record 200 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
+	@echo 'make ablations  train and judge what docs/results.md compares, for hours more'
 	@echo 'make test     run the tests;                              ARGS="-k tick" for some'
 	@echo 'make lint     ruff, mypy, the import rule, the protos'
 	@echo 'make format   let ruff arrange the code'
@@ -27,6 +28,7 @@ play: .venv/installed gen/generated
 
 bench: .venv/installed gen/generated
 	@$(BIN)/python -m services.bench $(ARGS)
+	@$(BIN)/python -m aapt.train.bench
 
 record: .venv/developing
 	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 300 $(ARGS)
@@ -40,7 +42,13 @@ train: .venv/developing
 	@$(TRAIN) adapt $(ROAD) $(CLIPS) --run runs/adapt --steps 4200 --learning-rate 1.5e-3 --pure-noise 0.5
 	@$(TRAIN) distill $(ROAD) $(CLIPS) --run runs/distill --init runs/adapt --steps 220 --learning-rate 2e-4 \
 		--grid-steps 16 --own-history 0.5 --own-steps 3
-	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/distill --out checkpoints/road
+	@$(TRAIN) adversarial $(ROAD) --codec runs/codec --run runs/aapt --init runs/distill --adapted runs/adapt \
+		--steps 1000 --extensions 5 --graded 1 --late 0.25 --penalty 25 --judge-rate 5 --judge-first 40
+	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/aapt --out checkpoints/road
+
+ablations: .venv/developing
+	@nice $(BIN)/python -m aapt.train.ablations $(ARGS)
+	@$(BIN)/python -m aapt.evals results
 
 test: .venv/developing gen/generated
 	@$(BIN)/python -m pytest $(ARGS)
