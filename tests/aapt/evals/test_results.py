@@ -37,12 +37,16 @@ def test_seeds_are_averaged_with_their_spread_and_missing_runs_are_left_out(tmp_
     write_score(scores, "consistency", 0, 0.4)
     write_score(scores, "short", 0, 0.5)
     write_score(scores, "short", 1, 0.7)
+    cost = {"recycled_ms": 5.0, "diffusion_forcing_ms": 9.5, "ratio": 1.9}
+    cost |= {"recycled_gflop": 0.2, "diffusion_forcing_gflop": 0.4}
+    (scores / "cost.json").write_text(json.dumps(cost))
     write_results(scores, tmp_path / "out" / "results.md")
     page = (tmp_path / "out" / "results.md").read_text()
     (row,) = {line for line in page.splitlines() if line.startswith("| 10 latents")}
     assert "| 2 |" in row
     assert "0.60 ± 0.14" in row  # all along
     assert "0.30 ± 0.07" in row  # the last ten seconds
+    assert "1.90 times; the paper says 2" in page
     assert "| teacher-forced adversarial" not in page
     for table in ("stages", "lengths", "student-forcing"):
         with Image.open(tmp_path / "out" / f"results-{table}.png") as drawn:

@@ -78,6 +78,8 @@ def write_results(scores: Path, out: Path) -> None:
         if rows:
             _plot(rows, found, out.parent / f"results-{table.name}.png")
             parts.append(_section(table, rows, found))
+    if (scores / "cost.json").exists():
+        parts.append(_cost(json.loads((scores / "cost.json").read_text())))
     out.write_text("\n\n".join(parts) + "\n")
 
 
@@ -119,6 +121,19 @@ def _section(table: Table, rows: Sequence[tuple[str, str]], found: dict[str, lis
         cells = [_cell([run[column] for run in runs], digits) for column, _, digits in COLUMNS]
         lines.append(f"| {label} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"![{table.title}](results-{table.name}.png)"])
+
+
+def _cost(cost: Scores) -> str:
+    return (
+        "## What a latent costs with a recycled input, and without (the paper's figure 2)\n\n"
+        "One-step diffusion forcing evaluates twice for a latent: the noisy one, then the clean one, whose keys"
+        " and values it keeps. With the shipped checkpoint, in turn on one machine, medians:\n\n"
+        "| | GFLOP a latent | ms a latent |\n|---|---|---|\n"
+        f"| recycled input (ours) | {cost['recycled_gflop']:.3f} | {cost['recycled_ms']:.1f} |\n"
+        f"| one-step diffusion forcing | {cost['diffusion_forcing_gflop']:.3f} |"
+        f" {cost['diffusion_forcing_ms']:.1f} |\n\n"
+        f"{cost['ratio']:.2f} times; the paper says 2. (`python -m aapt.evals cost`)"
+    )
 
 
 def _flat(run: dict[str, object]) -> Scores:

@@ -98,6 +98,7 @@ def main() -> None:
         ("consistency", ("distill",)),
     ):
         judge(options, name, 0, "--weights", str(options.runs / more[0] / "weights.pt"), *more[1:])
+    _keep(options.scores / "cost.json", "cost", "--checkpoint", str(options.checkpoint))
 
 
 def _train(run: Run, options: argparse.Namespace, seed: int) -> None:
@@ -108,14 +109,16 @@ def _train(run: Run, options: argparse.Namespace, seed: int) -> None:
 
 def judge(options: argparse.Namespace, name: str, seed: int, *more: str) -> None:
     """Play 60 s and keep the scores as docs/scores/NAME-SEED.json, unless they are there."""
-    out = options.scores / f"{name}-{seed}.json"
+    recycling = ["--no-recycling"] if "unrecycled" in name else []
+    played = ["--checkpoint", str(options.checkpoint), "--seconds", str(options.seconds)]
+    _keep(options.scores / f"{name}-{seed}.json", "drift", *played, *more, *recycling)
+
+
+def _keep(out: Path, *command: str) -> None:
     if out.exists():
         return
-    command = [sys.executable, "-m", "aapt.evals", "drift", "--checkpoint", str(options.checkpoint)]
-    command += ["--seconds", str(options.seconds), "--json", *more]
-    if "unrecycled" in name:
-        command.append("--no-recycling")
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    whole = [sys.executable, "-m", "aapt.evals", *command, "--json"]
+    said = subprocess.run(whole, check=True, stdout=subprocess.PIPE, text=True).stdout
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(said.splitlines()[-1] + "\n")
 
