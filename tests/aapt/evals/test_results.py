@@ -61,5 +61,5 @@ def test_without_scores_the_command_that_makes_them_is_named(tmp_path: Path) -> 
 
 def test_diffusion_forcing_evaluates_twice_for_a_latent() -> None:
     numbers = measure_cost(untrained(DEBUG), repeats=1)
-    assert numbers["diffusion_forcing_gflop"] == pytest.approx(2 * numbers["recycled_gflop"])
+    assert numbers["diffusion_forcing_gflop"] == pytest.approx(2 * numbers["recycled_gflop"], rel=0.01)
     assert numbers["ratio"] > 0

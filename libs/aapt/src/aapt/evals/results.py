@@ -126,8 +126,8 @@ def _section(table: Table, rows: Sequence[tuple[str, str]], found: dict[str, lis
 def _cost(cost: Scores) -> str:
     return (
         "## What a latent costs with a recycled input, and without (the paper's figure 2)\n\n"
-        "One-step diffusion forcing evaluates twice for a latent: the noisy one, then the clean one, whose keys"
-        " and values it keeps. With the shipped checkpoint, in turn on one machine, medians:\n\n"
+        "One-step diffusion forcing evaluates twice for a latent: the noisy one, then the clean one, whose"
+        " keys and values it keeps. With the shipped checkpoint, in turn on one machine, medians:\n\n"
         "| | GFLOP a latent | ms a latent |\n|---|---|---|\n"
         f"| recycled input (ours) | {cost['recycled_gflop']:.3f} | {cost['recycled_ms']:.1f} |\n"
         f"| one-step diffusion forcing | {cost['diffusion_forcing_gflop']:.3f} |"
