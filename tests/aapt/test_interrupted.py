@@ -147,8 +147,12 @@ def test_damaged_recordings_are_named_skipped_and_counted(
     assert "skipped 2 of 4 recordings" in said
     assert [episode.name for episode in encode(vae, paths, cache)] == names
     assert "skipped 2 of 4 recordings" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="holds 4 episodes, 3 are asked for; delete it"):
-        encode(vae, paths[:3], cache)
+    # Other recordings, and another codec, are encoded anew.
+    assert [episode.name for episode in encode(vae, paths[:3], cache)] == names[:1]
+    (before,) = encode(vae, paths[:1], cache)
+    (after,) = encode(untrained(DEBUG, seed=3).vae, paths[:1], cache)
+    assert not torch.equal(before.latents, after.latents)
+    assert capsys.readouterr().err.count("encoding anew") == 3
     cache.write_bytes(cache.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"latents\.pt cannot be read .*; delete it"):
         encode(vae, paths, cache)
@@ -166,12 +170,18 @@ def test_a_recording_of_less_than_a_latent_is_refused_with_its_frames(
 
 
 def test_a_run_of_another_stage_preset_or_optimizer_is_not_gone_on_with(tmp_path: Path) -> None:
-    config = replace(STEADY, steps=1, stage="adapt", preset="debug")
+    kind = {"stage": "adapt", "preset": "debug", "late": "0.0"}
+    config = replace(STEADY, steps=1, kind=kind)
     train(adapt(), config, tmp_path)
     with pytest.raises(BadCheckpoint, match="was saved by stage 'adapt', this is stage 'distill'"):
-        train(adapt(), replace(config, stage="distill"), tmp_path)
+        train(adapt(), replace(config, kind={**kind, "stage": "distill"}), tmp_path)
     with pytest.raises(BadCheckpoint, match="was saved by preset 'debug', this is preset 'road'"):
-        train(adapt(), replace(config, preset="road"), tmp_path)
+        train(adapt(), replace(config, kind={**kind, "preset": "road"}), tmp_path)
+    with pytest.raises(BadCheckpoint, match=r"was saved by late '0\.0', this is late '0\.5'"):
+        train(adapt(), replace(config, kind={**kind, "late": "0.5"}), tmp_path)
+    with pytest.raises(BadCheckpoint, match=r"is a run of adapt; this wants one of distill"):
+        load_weights(untrained(DEBUG).dit, tmp_path, ["distill"])
+    load_weights(untrained(DEBUG).dit, tmp_path, ["adapt"])
     with pytest.raises(BadCheckpoint, match="saved by optimizer 'adamw', this is optimizer 'muon'"):
         train(adapt(), replace(config, optimizer="muon"), tmp_path)
     (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:5000])
@@ -185,12 +195,12 @@ def test_weights_of_another_preset_damaged_ones_and_none_are_refused(tmp_path: P
     with pytest.raises(
         BadCheckpoint, match=r"weights\.pt belongs to another model: \d+ tensors differ, first"
     ):
-        load_weights(network, tmp_path)
+        load_weights(network, tmp_path, ["adapt"])
     (tmp_path / "weights.pt").write_bytes(b"cut short")
     with pytest.raises(BadCheckpoint, match=r"weights\.pt cannot be read"):
-        load_weights(network, tmp_path)
+        load_weights(network, tmp_path, ["adapt"])
     with pytest.raises(BadCheckpoint, match=r"nowhere/weights\.pt is missing"):
-        load_weights(network, tmp_path / "nowhere")
+        load_weights(network, tmp_path / "nowhere", ["adapt"])
 
 
 class Writer:

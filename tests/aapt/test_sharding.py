@@ -54,7 +54,7 @@ def config(name: str, steps: int) -> LoopConfig:
         warmup_steps=100,
         evaluate_every=99,
         optimizer=optimizer,
-        stage=name,
+        kind={"stage": name},
         bfloat16=name == "distill",
     )
 

@@ -67,7 +67,7 @@ def test_adaptation_learns_and_leaves_numbers_pictures_and_films(
     train(adapt(model, held), LoopConfig(steps=60, learning_rate=3e-3, warmup_steps=5), tmp_path / "run")
     assert losses(tmp_path / "run")[-1] < 0.9 * losses(tmp_path / "run")[0]
     last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
-    assert {"error_1", "sharpness_60", "psnr_first_second_db"} <= last["held_out"].keys()
+    assert {"error_1", "sharpness_60", "psnr_first_second_to_codec_db"} <= last["held_out"].keys()
     assert list((tmp_path / "run").glob("sheet-*.png"))
     with av.open(str(tmp_path / "run" / "clip-000060.mp4")) as film:
         pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]

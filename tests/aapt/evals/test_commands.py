@@ -164,11 +164,11 @@ def test_weights_of_another_network_are_a_sentence(
 ) -> None:
     torch.save({"head.weight": torch.zeros(1)}, tmp_path / "weights.pt")
     chosen = ("--checkpoint", checkpoint, "--data", data, "--weights", tmp_path / "weights.pt")
-    with pytest.raises(SystemExit, match=r"weights\.pt does not fit"):
-        run(monkeypatch, "drift", *chosen, "--seconds", 1)
+    with pytest.raises(SystemExit, match=r"weights\.pt belongs to another model"):
+        run(monkeypatch, "drift", *chosen, "--seconds", 2)
     (tmp_path / "weights.pt").unlink()
     with pytest.raises(SystemExit, match=r"weights\.pt is missing"):
-        run(monkeypatch, "drift", *chosen, "--seconds", 1)
+        run(monkeypatch, "drift", *chosen, "--seconds", 2)
 
 
 def test_obey_says_its_numbers_with_and_without_json(
@@ -186,7 +186,7 @@ def test_a_world_whose_game_is_not_there_is_a_sentence(
 ) -> None:
     monkeypatch.setattr(drives, "FOLDER", tmp_path / "judge")
     with pytest.raises(SystemExit, match=r"recorded by the game.*--data"):
-        run(monkeypatch, "drift", "--checkpoint", checkpoint, "--seconds", 1)
+        run(monkeypatch, "drift", "--checkpoint", checkpoint, "--seconds", 2)
 
 
 def test_a_package_that_is_not_installed_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

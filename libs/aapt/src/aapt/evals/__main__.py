@@ -33,13 +33,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning th
 
 import torch
 
-from aapt.checkpoint import BadCheckpoint, Model, load
+from aapt.checkpoint import BadCheckpoint, Model, fill, load
 from aapt.dit.model import DiT
 from aapt.evals.backbones import MissingFile
 from aapt.evals.vbench import DIMENSIONS
-from aapt.worlds.clips import episode_paths
-
-HELD_OUT_EPISODES = 8
+from aapt.worlds.clips import HELD_OUT_EPISODES, episode_paths
 
 
 def main() -> None:
@@ -47,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     try:
         numbers = COMMANDS[options.command](options)
-    except (BadCheckpoint, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:
         sys.exit(f"error: this needs {error.name}; say `make .venv/developing`, or pip install 'aapt[evals]'")
@@ -130,8 +128,8 @@ def _options() -> argparse.Namespace:
     keypoints.add_argument("--true", type=Path, required=True)
     keypoints.add_argument("--confidence", type=float, default=0.3)
     options = parser.parse_args()
-    if options.command in ("drift", "obey") and options.seconds < 1:
-        parser.error("--seconds is 1 or more")
+    if options.command in ("drift", "obey") and options.seconds < 2:
+        parser.error("--seconds is 2 or more: a car answers its wheel with a delay")
     if options.command in ("drift", "obey") and not options.recycling and options.weights is None:
         parser.error("--no-recycling needs --weights: the checkpoint's own were trained to recycle")
     if options.command == "camera" and options.videos and not options.backbones:
@@ -147,9 +145,12 @@ def _model(options: argparse.Namespace) -> Model:
         if not options.weights.is_file():
             raise MissingFile(f"{options.weights} is missing; name the weights.pt of a run")
         try:
-            model.dit.load_state_dict(torch.load(options.weights, weights_only=True))
-        except RuntimeError as error:
-            raise BadCheckpoint(f"{options.weights} does not fit {options.checkpoint}: {error}") from None
+            weights = torch.load(options.weights, weights_only=True)
+        except Exception as error:  # torch has many ways to say that a file is damaged
+            raise BadCheckpoint(
+                f"{options.weights} cannot be read ({error}); name a run's weights.pt"
+            ) from None
+        fill(model.dit, weights, options.weights)
     return model
 
 
@@ -158,12 +159,14 @@ def _drift(options: argparse.Namespace) -> dict[str, object]:
     from aapt.evals.diffusion import play_diffusion
     from aapt.evals.drift import play
     from aapt.evals.drives import find_drives
-    from aapt.evals.motion import load_regressor
+    from aapt.evals.motion import OTHER_POSES, load_regressor
     from aapt.evals.report import draw_sheet, sentence, table
 
     if options.plot:
         from aapt.evals.curves import plot_departure  # before the work, in case matplotlib is not there
     model = _model(options)
+    if model.preset.name in OTHER_POSES:
+        raise ValueError(f"the motion of {model.preset.name} cannot be read yet; road's can")
     regressor, error = load_regressor(options.checkpoint)
     paths = find_drives(model.preset, options.data, options.seconds, options.clips)
     dream = partial(play, model, seed=options.seed, shows_progress=True)

@@ -19,6 +19,7 @@ not found.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -66,7 +67,7 @@ def read_cameras(path: Path) -> Cameras:
         positions, rotations = (
             torch.tensor(np.asarray(content[name], np.float64)) for name in ("positions", "rotations")
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
         raise MissingFile(f"{path} holds no cameras ({error}); see aapt/evals/camera.py") from None
     if positions.shape[1:] != (3,) or rotations.shape != (len(positions), 3, 3):
         raise MissingFile(

@@ -52,13 +52,14 @@ def plot_departure(departure: Departure, numbers: dict[str, float], out: Path) -
             "regressor_rotation_error_deg",
             "the regressor's own",
         ),
-        ("frechet", "Fréchet distance, last 5 s", "frechet_floor", "between true drives"),
+        ("frechet", "Fréchet distance, last 5 s", None, None),  # a floor for so few latents is not known
     )
     for axis, (name, title, reference, meaning) in zip(axes.flat, lines, strict=True):
         points = [(row["second"], row[name]) for row in rows if row[name] is not None]
         axis.plot([x for x, _ in points], [y for _, y in points])
-        axis.axhline(numbers[reference], linestyle="--", color="grey", label=meaning)
-        axis.legend()
+        if reference:
+            axis.axhline(numbers[reference], linestyle="--", color="grey", label=meaning)
+            axis.legend()
         axis.set(title=title, xlabel="second", ylim=(0, None))
         axis.grid(alpha=0.3)
     figure.tight_layout()

@@ -84,7 +84,10 @@ class Departure:
         return frechet_distance(self.features.flatten(0, 1), self.true_features.flatten(0, 1))
 
     def frechet_floor(self) -> float:
-        """Between the two halves of the true latents, drive after drive: what other drives make of it."""
+        """Between the two halves of the true latents, drive after drive: what other drives make of it.
+
+        Each half is half as many as `frechet` compares, which makes the floor a little too high.
+        """
         one, other = self.true_features.flatten(0, 1).tensor_split(2)
         return frechet_distance(one, other)
 

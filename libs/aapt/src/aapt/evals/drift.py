@@ -55,7 +55,7 @@ def measure_drift(
     made = play(model, batch.first, batch.text, batch.controls)
     second = slice(0, 6)
     numbers = latent_numbers(made, batch.latents)
-    numbers["psnr_first_second_db"] = round(
+    numbers["psnr_first_second_to_codec_db"] = round(
         _psnr_db(model, batch, made[:, second], batch.latents[:, second]), 2
     )
     if sheet is not None or film is not None:

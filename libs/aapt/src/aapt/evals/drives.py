@@ -4,6 +4,7 @@ import importlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,11 +16,10 @@ from aapt.dit.attention import FIRST_INDEX
 from aapt.evals.backbones import MissingFile
 from aapt.presets import Preset
 from aapt.shapes import FRAMES_PER_LATENT, Frames, to_video
-from aapt.worlds.clips import Episode, episode_paths
+from aapt.worlds.clips import HELD_OUT_EPISODES, Episode, episode_paths
 from aapt.worlds.latents import Batch
 from aapt.worlds.record import record, record_path
 
-DRIVES = 8
 FIRST_SEED = 10_000  # training records from 0 on
 FOLDER = Path("data/judge")  # one folder a world
 SKIPPED_FRAMES = 48  # half of the drives begin at rest; two seconds later they are under way
@@ -66,12 +66,19 @@ def latents_in(preset: Preset, seconds: float) -> int:
     return max(1, round(seconds * preset.frames_per_second / FRAMES_PER_LATENT))
 
 
-def find_drives(preset: Preset, data: Path | None, seconds: float, count: int = DRIVES) -> list[Path]:
+def find_drives(
+    preset: Preset, data: Path | None, seconds: float, count: int = HELD_OUT_EPISODES
+) -> list[Path]:
     """The last `count` recordings of `data`, or where it is None drives that the game records now.
 
     What it records is kept in `data/judge` and made again only where it is too short. Raises MissingFile
     where recordings are too short or the game is not installed.
     """
+    if data is not None and count > HELD_OUT_EPISODES:
+        raise MissingFile(
+            f"{count} recordings of {data} are asked for, and only the last {HELD_OUT_EPISODES} were held"
+            " out of training: judge fewer, or leave --data out and the game records others"
+        )
     frames = SKIPPED_FRAMES + 1 + FRAMES_PER_LATENT * latents_in(preset, seconds)
     if data is None:
         return _recorded(preset, frames, count)
@@ -105,5 +112,8 @@ def _recorded(preset: Preset, frames: int, count: int) -> list[Path]:
 
 
 def _frames_in(path: Path) -> int:
-    with np.load(path) as file:
-        return len(file["controls"])  # the frames themselves take long to unpack
+    try:
+        with np.load(path) as file:
+            return len(file["controls"])  # the frames themselves take long to unpack
+    except (BadZipFile, OSError, EOFError, ValueError, KeyError) as error:
+        raise MissingFile(f"{path} cannot be read ({error}); delete it, and record it again") from None

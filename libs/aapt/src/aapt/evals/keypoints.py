@@ -7,6 +7,7 @@ published; ours are: both detections are at least `CONFIDENCE` sure, and pixels 
 
 import json
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ def read_keypoints(path: Path) -> Keypoints:
             with np.load(path) as file:
                 content = file["keypoints"]
         keypoints = torch.tensor(np.asarray(content, np.float64))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (BadZipFile, OSError, ValueError, KeyError, TypeError) as error:
         raise MissingFile(f"{path} holds no keypoints ({error}); see aapt/evals/keypoints.py") from None
     if keypoints.ndim != 3 or keypoints.shape[-1] != 3:
         raise MissingFile(f"{path} holds keypoints {tuple(keypoints.shape)}; they should be [f, k, 3]")

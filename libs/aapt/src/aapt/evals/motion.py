@@ -72,6 +72,9 @@ class MotionRegressor(nn.Module):
         return self.motion(self.features(windows))
 
 
+OTHER_POSES = ("maze",)  # worlds whose poses are not those that `true_motion` reads
+
+
 def windows(video: Float[Tensor, "f 3 h w"]) -> Windows:
     """The windows of a clip of 1 + 4·k frames, one for each latent; they share its memory."""
     return video.unfold(0, FRAMES_SEEN, FRAMES_PER_LATENT).movedim(-1, 1)

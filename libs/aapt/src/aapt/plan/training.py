@@ -20,7 +20,7 @@ def forward_flop(count: Count, latents: int, after: int = 0, *, is_masked: bool 
     window = count.preset.dit.window
     places = [min(i, window + 2) for i in range(after + 1, after + latents + 1)]
     if is_masked:
-        places = [min(after, window + 1) + latents] * latents
+        places = [min(after, window + 2) + latents] * latents
     return count.text.flop + sum(count.step_flop(seen) for seen in places)
 
 
@@ -37,7 +37,7 @@ def distill_flop(count: Count, latents: int, *, is_masked: bool = False) -> floa
 def adversarial_flop(
     count: Count, latents: int, extensions: int = 0, overlap: int = 0, *, is_masked: bool = False
 ) -> float:
-    """Stage 3, all segments of a clip: discriminator and generator each play it, then learn.
+    """Stage 3, all segments of a clip: played once, then discriminator and generator learn from it.
 
     The discriminator looks at real and fake, and at both perturbed; the generator passes its segment again,
     is judged, and compared with the real one.
@@ -50,6 +50,6 @@ def adversarial_flop(
         after = latents + (segment - 1) * (latents - overlap) if segment else 0
         play = forward_flop(count, new, after)  # with the cache: nothing is masked
         again = forward_flop(count, new, after, is_masked=is_masked)
-        total += 2 * LOOKS * play + LEARNS * again
+        total += LOOKS * play + LEARNS * again
         total += (4 * LEARNS + LETS_THROUGH + LOOKS) * judged
     return total

@@ -23,7 +23,7 @@ import argparse
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "passive"
@@ -31,21 +31,20 @@ os.environ.setdefault(
 
 import torch
 
-from aapt.checkpoint import BadCheckpoint, Model, save, untrained
+from aapt.checkpoint import Model, save, untrained
 from aapt.dit.model import DiT
 from aapt.presets import PRESETS
-from aapt.train.adapt import Adapt, AdaptConfig
+from aapt.train.adapt import JUDGED_LATENTS, Adapt, AdaptConfig, judged_places
 from aapt.train.adversarial import Adversarial, AdversarialConfig
 from aapt.train.codec import Codec, normalise
 from aapt.train.distill import Distill, DistillConfig
 from aapt.train.loop import LoopConfig, Stage, multiplies_bfloat16, train
 from aapt.train.pretrain import Pretrain, PretrainConfig
 from aapt.train.sharding import Ranks, are_several, join, leave
-from aapt.train.state import load_players, load_weights
-from aapt.worlds.clips import BadRecording, Episode, each_readable, episode_paths
+from aapt.train.state import load_players, load_weights, write
+from aapt.worlds.clips import HELD_OUT_EPISODES, BadRecording, Episode, each_readable, episode_paths
 from aapt.worlds.latents import Clips, encode
 
-HELD_OUT_EPISODES = 8
 CONFIGS: dict[
     str, type[PretrainConfig] | type[AdaptConfig] | type[DistillConfig] | type[AdversarialConfig]
 ] = {
@@ -53,6 +52,15 @@ CONFIGS: dict[
     "adapt": AdaptConfig,
     "distill": DistillConfig,
     "adversarial": AdversarialConfig,
+}
+
+
+# Whose weights a stage may begin with.
+BEFORE = {
+    "pretrain": ["pretrain"],
+    "adapt": ["pretrain", "adapt"],
+    "distill": ["adapt", "distill"],
+    "adversarial": ["distill", "adversarial"],
 }
 
 
@@ -71,7 +79,7 @@ def main() -> None:
             _export(model, options)
         else:
             _train_network(model, options, ranks)
-    except (BadCheckpoint, BadRecording, FloatingPointError) as error:
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
         raise SystemExit(f"{options.command}: {error}") from None
     finally:
         leave()
@@ -133,9 +141,15 @@ def parser() -> argparse.ArgumentParser:
 def _options() -> argparse.Namespace:
     options = parser().parse_args()
     needed = {"adversarial": ("init",), "distill": ("init",), "export": ("init", "out")}
-    for name in ("codec", *needed.get(options.command, ())) if options.command != "codec" else ():
+    of_all = () if options.command == "export" else ("run",)
+    codec = () if options.command == "codec" else ("codec",)
+    for name in (*of_all, *codec, *needed.get(options.command, ())):
         if getattr(options, name) is None:
             parser().error(f"{options.command} needs --{name}")
+    if options.command == "export" and not options.recycling:
+        parser().error(
+            "a checkpoint says its preset, and that recycles: --no-recycling is for the ablation alone"
+        )
     if are_several() and (options.command in ("codec", "export") or options.compile):
         parser().error("codec, export and --compile want one process: start it without torchrun")
     return options
@@ -145,31 +159,31 @@ def _train_codec(model: Model, options: argparse.Namespace) -> None:
     paths = episode_paths(options.data)
     episodes = each_readable(Episode.load, paths)
     frames = [torch.from_numpy(episode.frames) for episode in episodes if episode is not None]
-    learning, held_out = frames[:-HELD_OUT_EPISODES], frames[-HELD_OUT_EPISODES:]
+    learning, held_out = _split(frames)
     if options.init:
-        load_weights(model.vae, options.init)
+        load_weights(model.vae, options.init, ["codec"])
         # What was measured of other pictures; `normalise` measures anew.
         model.vae.mean.zero_()
         model.vae.std.fill_(1)
     stage = Codec(model.vae, learning, held_out)
     train(stage, _loop(options, clip_norm=0.5, weight_decay=0.0), options.run)
-    load_weights(model.vae, options.run)
+    load_weights(model.vae, options.run, ["codec"])
     normalise(model.vae, learning[::8])
-    torch.save(model.vae.state_dict(), options.run / "weights.pt")
+    write(model.vae.state_dict(), options.run / "weights.pt")
 
 
 def _train_network(model: Model, options: argparse.Namespace, ranks: Ranks) -> None:
-    load_weights(model.vae, options.codec)
+    load_weights(model.vae, options.codec, ["codec"])
     if options.init:
-        load_weights(model.dit, options.init)
+        load_weights(model.dit, options.init, BEFORE[options.command])
     if not ranks.is_first:
         ranks.wait()  # the first one encodes, the others read what it has written
     with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
         episodes = encode(model.vae, episode_paths(options.data), options.codec / "latents.pt")
     if ranks.is_first:
         ranks.wait()
-    learning = Clips(episodes[:-HELD_OUT_EPISODES], model.text)
-    held_out = Clips(episodes[-HELD_OUT_EPISODES:], model.text)
+    learning, held_out = (Clips(each, model.text) for each in _split(episodes))
+    held_out.pick(judged_places(held_out), JUDGED_LATENTS)  # raises now rather than at the first evaluation
     stage = _stage(model, learning, held_out, options, ranks)
     loop = _loop(options, clip_norm=1.0, weight_decay=0.01)
     if isinstance(stage, Adversarial):
@@ -190,7 +204,7 @@ def _stage(
         adapted = DiT(model.preset.dit, ranks.parallel)
         adapted.is_checkpointed = options.checkpoint_activations
         if options.adapted:
-            load_weights(adapted, options.adapted)
+            load_weights(adapted, options.adapted, ["adapt"])
         torch.manual_seed(options.seed)  # the heads of the discriminator begin at random
         stage = Adversarial(model, adapted, learning, held_out, config, is_compiled=options.compile)
         if not options.adapted:
@@ -210,14 +224,26 @@ def _stage(
 
 
 def _export(model: Model, options: argparse.Namespace) -> None:
-    load_weights(model.vae, options.codec)
-    load_weights(model.dit, options.init)
+    load_weights(model.vae, options.codec, ["codec"])
+    load_weights(model.dit, options.init, list(CONFIGS))
     # Pictures to begin with come from episodes that were never trained on.
-    held_out = [Episode.load(path).frames for path in episode_paths(options.data)[-HELD_OUT_EPISODES:]]
-    model.starts = [torch.from_numpy(frames[0].copy()) for frames in held_out]
+    held_out = each_readable(Episode.load, episode_paths(options.data)[-HELD_OUT_EPISODES:])
+    model.starts = [torch.from_numpy(episode.frames[0].copy()) for episode in held_out if episode is not None]
     save(model, options.out, {"codec": str(options.codec), "network": str(options.init)})
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(f"wrote {options.out}: {size / 1e6:.1f} MB")
+
+
+Recorded = TypeVar("Recorded")
+
+
+def _split(episodes: list[Recorded]) -> tuple[list[Recorded], list[Recorded]]:
+    if len(episodes) <= HELD_OUT_EPISODES:
+        raise BadRecording(
+            f"{len(episodes)} recordings can be read, and the last {HELD_OUT_EPISODES} are held out;"
+            " record more"
+        )
+    return episodes[:-HELD_OUT_EPISODES], episodes[-HELD_OUT_EPISODES:]
 
 
 def _loop(options: argparse.Namespace, *, clip_norm: float, weight_decay: float) -> LoopConfig:
@@ -230,10 +256,17 @@ def _loop(options: argparse.Namespace, *, clip_norm: float, weight_decay: float)
         seed=options.seed,
         bfloat16=options.bfloat16,
         optimizer=options.optimizer or "adamw",
-        stage=options.command,
-        preset=options.preset,
+        kind=_kind(options),
         is_compiled=options.compile,
     )
+
+
+def _kind(options: argparse.Namespace) -> dict[str, str]:
+    """What a run is not to change half way: everything but how long and how fast it learns."""
+    config = CONFIGS.get(options.command)
+    names = ["preset"] if config is None else ["preset", "recycling", *(f.name for f in fields(config))]
+    given = {name: str(getattr(options, name)) for name in names if getattr(options, name) is not None}
+    return {"stage": options.command, **given}
 
 
 if __name__ == "__main__":

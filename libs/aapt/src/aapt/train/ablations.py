@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from aapt.train.state import write
+
 
 @dataclass(frozen=True)
 class Run:
@@ -40,18 +42,19 @@ class Run:
 
 
 SHARED = ("adapt", "distill")  # made by `make train`, whatever the seed
-UPDATES = ("--steps", "200", "--judge-first", "40", "--judge-rate", "5", "--penalty", "25", "--late", "0.25")
+UPDATES = ("--steps", "200", "--judge-first", "40", "--judge-rate", "5", "--penalty", "25")
+PLAYED = (*UPDATES, "--late", "0.25")
 NOT_RECYCLED = ("--no-recycling", "--late", "0.25", "--clips", "12", "--optimizer", "muon")
 # Ten latents are 1.7 s. Of every step one segment is learnt from, so that all runs learn from as many clips.
 RUNS = (
-    Run("short", "adversarial", "distill", UPDATES, adapted="adapt"),
+    Run("short", "adversarial", "distill", PLAYED, adapted="adapt"),
     Run(
         "medium", "adversarial", "distill",
-        (*UPDATES, "--extensions", "1", "--graded", "1"), adapted="adapt",
+        (*PLAYED, "--extensions", "1", "--graded", "1"), adapted="adapt",
     ),
     Run(
         "long", "adversarial", "distill",
-        (*UPDATES, "--extensions", "5", "--graded", "1"), adapted="adapt",
+        (*PLAYED, "--extensions", "5", "--graded", "1"), adapted="adapt",
     ),
     Run("teacher-forced", "adversarial", "distill", (*UPDATES, "--teacher-forced"), adapted="adapt"),
     Run(
@@ -64,7 +67,7 @@ RUNS = (
     ),
     Run(
         "unrecycled", "adversarial", "unrecycled-distill",
-        (*UPDATES, "--extensions", "5", "--graded", "1", "--no-recycling"), adapted="unrecycled-adapt",
+        (*PLAYED, "--extensions", "5", "--graded", "1", "--no-recycling"), adapted="unrecycled-adapt",
     ),
 )  # fmt: skip
 
@@ -90,15 +93,15 @@ def main() -> None:
             if options.only is None or run.name in options.only:
                 _train(run, options, seed)
                 if run.is_judged:
-                    generator = _generator(options.runs / _folder(run.name, seed))
-                    judge(options, run.name, seed, "--weights", str(generator))
+                    judge(options, run.name, seed, _generator(options.runs / _folder(run.name, seed)))
     for name, more in (
         ("diffusion", ("adapt", "--steps", "8")),
         ("diffusion-one-step", ("adapt",)),
         ("consistency", ("distill",)),
     ):
-        judge(options, name, 0, "--weights", str(options.runs / more[0] / "weights.pt"), *more[1:])
-    _keep(options.scores / "cost.json", "cost", "--checkpoint", str(options.checkpoint))
+        judge(options, name, 0, options.runs / more[0] / "weights.pt", *more[1:])
+    network = options.checkpoint / "dit.safetensors"
+    _keep(options.scores / "cost.json", network, "cost", "--checkpoint", str(options.checkpoint))
 
 
 def _train(run: Run, options: argparse.Namespace, seed: int) -> None:
@@ -107,20 +110,27 @@ def _train(run: Run, options: argparse.Namespace, seed: int) -> None:
     subprocess.run(run.command(options.runs, [*shared, "--seed", str(seed)], seed), check=True)
 
 
-def judge(options: argparse.Namespace, name: str, seed: int, *more: str) -> None:
-    """Play 60 s and keep the scores as docs/scores/NAME-SEED.json, unless they are there."""
+def judge(options: argparse.Namespace, name: str, seed: int, weights: Path, *more: str) -> None:
+    """Play 60 s and keep the scores as NAME-SEED.json, unless those of these weights are there."""
     recycling = ["--no-recycling"] if "unrecycled" in name else []
     played = ["--checkpoint", str(options.checkpoint), "--seconds", str(options.seconds)]
-    _keep(options.scores / f"{name}-{seed}.json", "drift", *played, *more, *recycling)
+    out = options.scores / f"{name}-{seed}.json"
+    _keep(out, weights, "drift", *played, "--weights", str(weights), *more, *recycling)
 
 
-def _keep(out: Path, *command: str) -> None:
-    if out.exists():
+def _keep(out: Path, source: Path, *command: str) -> None:
+    if _is_newer(out, source):
         return
     whole = [sys.executable, "-m", "aapt.evals", *command, "--json"]
     said = subprocess.run(whole, check=True, stdout=subprocess.PIPE, text=True).stdout
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(said.splitlines()[-1] + "\n")
+    partial = out.with_suffix(".partial")
+    partial.write_text(said.splitlines()[-1] + "\n")
+    partial.replace(out)
+
+
+def _is_newer(made: Path, source: Path) -> bool:
+    return made.exists() and made.stat().st_mtime >= source.stat().st_mtime
 
 
 def _folder(name: str, seed: int) -> str:
@@ -129,9 +139,10 @@ def _folder(name: str, seed: int) -> str:
 
 def _generator(run: Path) -> Path:
     """The generator itself: its moving average has hardly left where it began after so few updates."""
-    state = torch.load(run / "state.pt", weights_only=True)
-    torch.save(state["networks"]["generator"], run / "generator.pt")
-    return run / "generator.pt"
+    made, state = run / "generator.pt", run / "state.pt"
+    if not _is_newer(made, state):
+        write(torch.load(state, weights_only=True)["networks"]["generator"], made)
+    return made
 
 
 if __name__ == "__main__":

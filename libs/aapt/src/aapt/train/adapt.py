@@ -20,10 +20,12 @@ from aapt.shapes import Latents
 from aapt.train.loop import Turn
 from aapt.worlds.latents import Batch, Clips
 
+JUDGED_LATENTS = 60
+
 
 @dataclass(frozen=True)
 class AdaptConfig:
-    """The paper's stage is shift 24, and zero for all that follows it.
+    """The paper's stage is shift 24 and zero for all that follows it, with a network that names velocities.
 
     pure_noise: share of clips at t = 1, the only time that is ever served.
     late: share of clips that are seen as if they had been played for long (`Clips.batch`).
@@ -44,7 +46,7 @@ class AdaptConfig:
 
 
 class Adapt:
-    """Mean squared error of the velocity, its weight capped where t is below one half."""
+    """Mean squared error of the velocity."""
 
     def __init__(self, model: Model, clips: Clips, held_out: Clips, config: AdaptConfig) -> None:
         self.model = model.dit
@@ -70,7 +72,7 @@ class Adapt:
         noisy = interpolate(batch.latents, noise, t)
         given = (batch.text, batch.controls, batch.index)
         made = clean_estimate(noisy, self.model(noisy, previous, t, *given), t)
-        loss = velocity_loss(made, batch.latents, t)
+        loss = velocity_loss(made, batch.latents, t, is_capped=self.model.config.predicts_clean)
         loss.backward()
         error = (made.detach() - batch.latents).square().mean()
         return {"loss": float(loss.detach()), "clean_error": float(error)}
@@ -80,10 +82,15 @@ class Adapt:
         return judge(self._whole, model, self._held_out, folder, step)
 
 
-def velocity_loss(made: Latents, true: Latents, t: Time) -> Float[Tensor, ""]:
-    """Mean squared error of the velocity, (v - v')^2 = (x - x')^2 / t^2, the weight capped at small t."""
+def velocity_loss(made: Latents, true: Latents, t: Time, *, is_capped: bool) -> Float[Tensor, ""]:
+    """Mean squared error of the velocity, (v - v')^2 = (x - x')^2 / t^2.
+
+    is_capped: the weight stays at 4 below t = 1/2. A network that names the clean latent is never exact, and
+    its error there would outweigh all else.
+    """
     error = (made - true).square().mean((1, 2, 3, 4))
-    return (error * t.pow(-2).clamp_max(4)).mean()
+    weight = t.clamp_min(0.001).pow(-2)
+    return (error * (weight.clamp_max(4) if is_capped else weight)).mean()
 
 
 @runtime_checkable
@@ -123,11 +130,15 @@ def recycled(dit: DiT, batch: Batch, generator: torch.Generator, history: Histor
     return previous + strength[..., None, None, None] * torch.randn(previous.shape, generator=generator)
 
 
+def judged_places(held_out: Clips) -> list[tuple[int, int]]:
+    """Where the clips begin that a stage is judged on: two seconds into six recordings."""
+    return [(i, 3) for i in range(min(6, len(held_out.episodes)))]
+
+
 def judge(whole: Model, dit: DiT, held_out: Clips, folder: Path | None, step: int) -> dict[str, float]:
     """Free rollouts of held-out clips under their true controls: in numbers, as a sheet and as a clip."""
     judged = Model(whole.preset, dit.eval(), whole.vae, whole.text, whole.starts)
-    places = [(i, 3) for i in range(min(6, len(held_out.episodes)))]
     shown = () if folder is None else (folder / f"sheet-{step:06d}.png", folder / f"clip-{step:06d}.mp4")
-    numbers = measure_drift(judged, held_out.pick(places, 60), *shown)
+    numbers = measure_drift(judged, held_out.pick(judged_places(held_out), JUDGED_LATENTS), *shown)
     dit.train()
     return numbers

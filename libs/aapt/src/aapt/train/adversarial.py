@@ -6,9 +6,8 @@ noise and that past, gives the same latents with gradients. They flow through ke
 segment and stop at the recycled latents and at the segment's border.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -61,9 +60,11 @@ class AdversarialConfig:
             raise ValueError(
                 f"overlap {self.overlap} of {self.length} latents leaves nothing new; choose less"
             )
-        if self.teacher_forced and (self.extensions or not self.is_causal or not self.judges_latents):
+        rollouts = self.extensions or self.late
+        if self.teacher_forced and (rollouts or not self.is_causal or not self.judges_latents):
             raise ValueError(
-                "teacher forcing has no extensions, and its judge is causal and judges latents; leave them so"
+                "teacher forcing plays nothing, so it has no extensions and no late worlds, and its judge is"
+                " causal and judges latents; leave these options out"
             )
 
 
@@ -122,9 +123,8 @@ class Adversarial:
             return (self._forced(generator),)
         is_late = float(torch.rand((), generator=generator)) < config.late
         count = 1 + config.extensions
-        graded = set(torch.randperm(count, generator=generator)[: config.graded or count].tolist())
-        played = islice(self.play(generator, is_late=is_late), 1 + max(graded))
-        return tuple(segment for i, segment in enumerate(played) if i in graded)
+        graded = torch.randperm(count, generator=generator)[: config.graded or count].tolist()
+        return tuple(self.play(generator, set(graded), is_late=is_late))
 
     def learn_discriminator(
         self, segments: tuple[Segment, ...], generator: torch.Generator
@@ -166,26 +166,31 @@ class Adversarial:
         self.discriminator.requires_grad_(True)
         return numbers.means()
 
-    def play(self, generator: torch.Generator, *, is_late: bool = False) -> Iterator[Segment]:
+    def play(
+        self, generator: torch.Generator, graded: Set[int] | None = None, *, is_late: bool = False
+    ) -> Iterator[Segment]:
         """The first move: the student plays one segment after another, under the controls of real clips.
 
+        graded: the segments to be learnt from, all by default; what follows the last is not played.
         Extensions go on under the controls of clips that have nothing to do with what was played before: the
         student must be ready for anything.
         """
         config = self._config
+        graded = set(range(1 + config.extensions)) if graded is None else graded
         rollout = Rollout(self._whole, config.clips)
         seeds = torch.randint(2**31, (config.clips,), generator=generator).tolist()
         real = self._take_up(rollout, seeds, generator) if is_late else self._open(rollout, seeds, generator)
-        past = rollout.next_pass(config.length) if is_late else None
+        past = rollout.next_pass(config.length) if is_late and 0 in graded else None
         made = _rolled_out(rollout, real)
         fake = replace(real, latents=made, previous=torch.cat([real.first[:, None], made[:, :-1]], 1))
-        yield Segment(real, fake, _noise(rollout, seeds, fake), past)
+        if 0 in graded:
+            yield Segment(real, fake, _noise(rollout, seeds, fake), past)
         kept, fresh = slice(config.length - config.overlap, None), slice(config.overlap, None)
-        for _ in range(config.extensions):
+        for segment in range(1, 1 + max(graded)):
             index = fake.index + config.length - config.overlap
             real = replace(self._clips.middle(generator, config.clips, config.length), index=index)
             new = real.part(fresh)
-            past = rollout.next_pass(new.latents.shape[1])
+            past = rollout.next_pass(new.latents.shape[1]) if segment in graded else None
             made = _rolled_out(rollout, new)
             latents = torch.cat([fake.latents[:, kept], made], 1)
             before = fake.previous[:, kept] if config.overlap else fake.latents[:, -1:]
@@ -196,7 +201,8 @@ class Adversarial:
                 controls=torch.cat([fake.controls[:, kept], new.controls], 1),
                 index=index,
             )
-            yield Segment(real, fake, _noise(rollout, seeds, fake.part(fresh)), past)
+            if segment in graded:
+                yield Segment(real, fake, _noise(rollout, seeds, fake.part(fresh)), past)
 
     def again(self, segment: Segment) -> Latents:
         """The second move: the new latents of a segment once more, in one pass and with gradients."""

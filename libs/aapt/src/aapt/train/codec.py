@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from aapt.shapes import Frames, Video, to_frames, to_video
 from aapt.train.loop import Turn
 from aapt.vae.model import VideoVAE
+from aapt.worlds.clips import BadRecording
+
+JUDGED_FRAMES = slice(100, 141)
 
 
 class Codec:
@@ -30,7 +33,13 @@ class Codec:
         self.model = vae
         self._episodes = episodes
         self._held_out = held_out
-        self._crop_px = crop_px
+        self._crop_px = min(crop_px, *(episode.shape[2] for episode in episodes))
+        shortest = min(len(episode) for episode in (*episodes, *held_out))
+        if shortest < JUDGED_FRAMES.stop:
+            raise BadRecording(
+                f"the shortest recording has {shortest} frames; the codec is judged on frames up to"
+                f" {JUDGED_FRAMES.stop}: record for longer"
+            )
 
     def clips(self, generator: torch.Generator, count: int) -> Video:
         """Random clips, cropped to a vertical band: more different pictures for the same work."""
@@ -38,7 +47,7 @@ class Codec:
         clips = []
         for _ in range(count):
             episode = self._episodes[_integer(len(self._episodes), generator)]
-            start = _integer(len(episode) - frames, generator)
+            start = _integer(len(episode) - frames + 1, generator)
             left = _integer(episode.shape[2] - self._crop_px + 1, generator)
             clips.append(to_video(episode[start : start + frames, :, left : left + self._crop_px]))
         return torch.stack(clips)
@@ -67,7 +76,7 @@ class Codec:
         assert isinstance(model, VideoVAE)
         errors, rows = [], []
         for episode in self._held_out[:8]:
-            video = to_video(episode[100:141])[None]
+            video = to_video(episode[JUDGED_FRAMES])[None]
             made = model.decode(model.encode(video))
             errors.append((made.clamp(-1, 1) - video).square().mean() / 4)
             for frames in (video, made):
@@ -82,7 +91,14 @@ def normalise(vae: VideoVAE, episodes: list[Frames]) -> None:
     """Measure mean and deviation of every latent channel, so that the network sees unit variance."""
     vae.mean.zero_()
     vae.std.fill_(1)
-    latents = torch.cat([vae.encode(to_video(episode[:401])[None])[0] for episode in episodes])
+    # 1 + 4k frames of each, up to a hundred latents.
+    lengths = [1 + 4 * ((min(len(episode), 401) - 1) // 4) for episode in episodes]
+    latents = torch.cat(
+        [
+            vae.encode(to_video(episode[:length])[None])[0]
+            for episode, length in zip(episodes, lengths, strict=True)
+        ]
+    )
     vae.mean.copy_(latents.mean((0, 2, 3)))
     vae.std.copy_(latents.std((0, 2, 3)))
 

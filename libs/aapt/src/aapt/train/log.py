@@ -82,4 +82,4 @@ def _board(run: Path, first_step: int) -> Board | None:
     except ImportError:
         tqdm.write("no TensorBoard here: log.jsonl has all numbers; for both: pip install 'aapt[train]'")
         return None
-    return SummaryWriter(str(run), purge_step=first_step)
+    return SummaryWriter(str(run), purge_step=first_step + 1)

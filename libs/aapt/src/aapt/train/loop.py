@@ -7,9 +7,9 @@ takes the very steps of a run that was not.
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -45,8 +45,7 @@ class LoopConfig:
     seed: int = 0
     bfloat16: bool = False  # multiply in bfloat16; weights, sums and losses stay in float32
     optimizer: str = "adamw"  # or "muon" for the matrices of the blocks, or "rmsprop" (stage 3)
-    stage: str = ""  # what is trained: a run goes on with the same stage, preset and optimizer
-    preset: str = ""
+    kind: Mapping[str, str] = field(default_factory=dict)  # stage, preset and so on: see `RunState`
     is_compiled: bool = False  # whether networks were compiled
 
 
@@ -160,7 +159,7 @@ def _begin(stage: Stage[Drawn], config: LoopConfig, ranks: Ranks) -> RunState:
     for turn in turns:
         ranks.shard(turn.network, stays_gathered=turn.network is model)
     return RunState(
-        {"stage": config.stage, "preset": config.preset, "optimizer": config.optimizer},
+        {**config.kind, "optimizer": config.optimizer, "seed": str(config.seed)},
         {turn.name: turn.network for turn in turns},
         average,
         [_optimizers(turn.network, config) for turn in turns],
@@ -222,8 +221,8 @@ def _move(
     if broken:
         terms = ", ".join(f"{name} is {broken[name]}" for name in sorted(broken, key=_TOTALS.__contains__))
         raise FloatingPointError(
-            f"step {step}: {turn.name} {terms}; it has not moved, and what was saved is from before:"
-            " go on from there with a lower learning rate"
+            f"step {step}: {turn.name} {terms}; it has not moved, and what the run has saved is from before:"
+            " the same command with a lower learning rate goes on from there"
         )
     nn.utils.clip_grads_with_norm_(learning, config.clip_norm, torch.tensor(norm))
     for optimizer in optimizers:

@@ -178,8 +178,8 @@ def _memory_bytes(phase: Phase, counted: Count, gpus: int) -> float:
     """Weights, gradients, optimizer and moving average in shards over all GPUs, and what a clip leaves.
 
     A clip leaves the input of every block, since blocks are checkpointed. In stage 3 the generator's weights
-    stay gathered (ZeRO-2), its cache and the copy that it learns on are there, and the discriminator looks at
-    four clips at once.
+    stay gathered (ZeRO-2), its cache and the copy of it that each extension learns on are there, and the
+    discriminator looks at four clips at once.
     """
     stage, config = phase.stage, counted.preset.dit
     sharded = max(n for n in range(1, CLIP_GPUS + 1) if gpus % n == 0 and config.heads % n == 0)
@@ -190,7 +190,7 @@ def _memory_bytes(phase: Phase, counted: Count, gpus: int) -> float:
     state = counted.dit_weights * (learns + master) / gpus
     if isinstance(stage, AdversarialConfig):
         judge = counted.dit_weights + count_heads(counted.preset).weights
-        past = 2 * weight * counted.cache / sharded
+        past = (1 + stage.extensions) * weight * counted.cache / sharded
         return state + weight * counted.dit_weights + judge * learns / gpus + past + 4 * inputs
     teacher = weight * counted.dit_weights / gpus if isinstance(stage, DistillConfig) else 0.0
     return state + teacher + inputs

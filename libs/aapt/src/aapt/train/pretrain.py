@@ -50,7 +50,12 @@ class Pretrain:
         config = self._config
         t = shift_time(torch.rand(config.clips, generator=generator), config.shift)
         noise = torch.randn(batch.latents.shape, generator=generator)
-        loss = velocity_loss(self._made(self.model, batch, noise, t), batch.latents, t)
+        loss = velocity_loss(
+            self._made(self.model, batch, noise, t),
+            batch.latents,
+            t,
+            is_capped=self.model.config.predicts_clean,
+        )
         loss.backward()
         return {"loss": float(loss.detach())}
 

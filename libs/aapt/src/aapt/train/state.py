@@ -18,7 +18,8 @@ from aapt.train.sharding import Ranks, load_whole, load_whole_optimizer
 class RunState:
     """All that changes while a stage trains.
 
-    kind: stage, preset and optimizer; a run of another kind is not gone on with.
+    kind: stage, preset, optimizer and all that a run is not to change half way; a run of another kind is not
+      gone on with.
     """
 
     kind: dict[str, str]
@@ -41,10 +42,9 @@ class RunState:
         weights = ranks.whole(self.average.module.state_dict())
         if not ranks.is_first:
             return
-        for name, content in (("state.pt", state), ("weights.pt", weights)):
-            partial = run / f"{name}.partial"
-            torch.save(content, partial)
-            partial.replace(run / name)
+        # The state comes last: where it is, the weights that belong to it are.
+        write(weights, run / "weights.pt")
+        write(state, run / "state.pt")
 
     def restore(self, run: Path) -> None:
         """Go on from what was saved in `run`, if anything. Raises BadCheckpoint where it is another kind."""
@@ -53,7 +53,7 @@ class RunState:
             return
         state = _read(path)
         for what, mine in self.kind.items():
-            theirs = state.get("kind", self.kind)[what]
+            theirs = state.get("kind", {}).get(what, mine)
             if theirs != mine:
                 raise BadCheckpoint(
                     f"{path} was saved by {what} {theirs!r}, this is {what} {mine!r}; choose another --run"
@@ -67,11 +67,22 @@ class RunState:
         self.step, self.smooth = state["step"], state.get("smooth", {})
 
 
-def load_weights(network: nn.Module, run: Path) -> None:
-    """What came of a run. Raises BadCheckpoint, naming the file and what is wrong with it."""
+def write(content: object, path: Path) -> None:
+    """Save whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    torch.save(content, partial)
+    partial.replace(path)
+
+
+def load_weights(network: nn.Module, run: Path, stages: Sequence[str]) -> None:
+    """What came of a run of one of `stages`. Raises BadCheckpoint, naming the file and what is wrong."""
     path = run / "weights.pt"
     if not path.exists():
         raise BadCheckpoint(f"{path} is missing; name the run folder of a stage that has saved")
+    if (run / "state.pt").exists():
+        stage = _read(run / "state.pt").get("kind", {}).get("stage")
+        if stage and stage not in stages:
+            raise BadCheckpoint(f"{run} is a run of {stage}; this wants one of {', '.join(stages)}")
     fill(network, _read(path), path)
 
 

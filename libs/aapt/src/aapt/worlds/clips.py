@@ -12,6 +12,8 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
+HELD_OUT_EPISODES = 8  # the last of a folder: judged on, never trained on
+
 
 class BadRecording(ValueError):
     """A recording is damaged, or too short for what is asked of it."""
@@ -53,10 +55,11 @@ class Episode:
             raise
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError) as error:
             raise BadRecording(f"{path} cannot be read ({error}); record it again") from None
-        if len(episode.frames) != len(episode.controls):
+        lengths = {len(episode.frames), len(episode.controls), len(episode.poses)}
+        if len(lengths) > 1:
             raise BadRecording(
-                f"{path} has {len(episode.frames)} frames and controls for {len(episode.controls)};"
-                " record it again"
+                f"{path} has {len(episode.frames)} frames, controls for {len(episode.controls)} and poses for"
+                f" {len(episode.poses)}; record it again"
             )
         return episode
 

@@ -1,5 +1,6 @@
 """Recorded play as the stages of the network want it: latents, controls, captions."""
 
+import hashlib
 import math
 import sys
 from collections.abc import Sequence
@@ -140,17 +141,18 @@ class Clips:
 def encode(vae: VideoVAE, paths: list[Path], cache: Path) -> list[EncodedEpisode]:
     """Encode recorded episodes once, with a progress bar; later calls read `cache`.
 
-    Damaged recordings are named, skipped and counted; `cache` knows of them. Raises ValueError where it holds
-    another number of recordings or is damaged itself, BadRecording where no recording is left.
+    Damaged recordings are named, skipped and counted; `cache` knows of them. It is made anew where the codec
+    is another or the recordings are. Raises ValueError where it is damaged, BadRecording where no recording
+    is left.
     """
-    if cache.exists():
-        stored = _read_cache(cache, paths)
-    else:
+    source = _source(vae, paths)
+    stored = _read_cache(cache, paths, source) if cache.exists() else None
+    if stored is None:
         encoded = each_readable(lambda path: encode_episode(vae, path), paths)
         stored = [None if episode is None else vars(episode) for episode in encoded]
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_suffix(".partial")
-        torch.save(stored, partial)
+        torch.save({"source": source, "episodes": stored}, partial)
         partial.replace(cache)
     episodes = [EncodedEpisode(**episode) for episode in stored if episode is not None]
     if not episodes:
@@ -160,13 +162,26 @@ def encode(vae: VideoVAE, paths: list[Path], cache: Path) -> list[EncodedEpisode
     return episodes
 
 
-def _read_cache(cache: Path, paths: list[Path]) -> list[dict[str, Any] | None]:
+def _source(vae: VideoVAE, paths: list[Path]) -> str:
+    """What latents are made of: the codec's weights, and the names and sizes of the recordings."""
+    digest = hashlib.sha256()
+    for name, value in vae.state_dict().items():
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    for path in paths:
+        digest.update(f"{path.name} {path.stat().st_size}".encode())
+    return digest.hexdigest()
+
+
+def _read_cache(cache: Path, paths: list[Path], source: str) -> list[dict[str, Any] | None] | None:
+    """The stored episodes, or None where they are those of another codec or of other recordings."""
     try:
-        stored: list[dict[str, Any] | None] = torch.load(cache, weights_only=True)
+        content = torch.load(cache, weights_only=True)
     except Exception as error:  # torch has many ways to say that a file is damaged
         raise ValueError(f"{cache} cannot be read ({error}); delete it") from None
-    if len(stored) != len(paths):
-        raise ValueError(f"{cache} holds {len(stored)} episodes, {len(paths)} are asked for; delete it")
+    if not isinstance(content, dict) or content["source"] != source:
+        tqdm.write(f"{cache} is of another codec or other recordings: encoding anew", file=sys.stderr)
+        return None
+    stored: list[dict[str, Any] | None] = content["episodes"]
     damaged = [path.name for path, episode in zip(paths, stored, strict=True) if episode is None]
     if damaged:
         tqdm.write(
