@@ -5,7 +5,7 @@ asked for, and how the picture holds together.
     Rot    mean angle between its orientation and the true one, in degrees
     Geo    share of the videos for which structure from motion found cameras, in percent
     Apr    mean cosine of each frame's CLIP vector to the video's mean vector
-    Mov    mean length of the optical flow on the foreground, in pixels a frame
+    Mov    mean length of the optical flow on the foreground, in pixels a frame (the paper states no unit)
 
 Structure from motion knows neither scale nor origin nor orientation, so a path is first laid over the true
 one by the similarity that fits best (Umeyama, 1991). Where a path has no extent in two directions, positions
@@ -137,7 +137,7 @@ def measure_paths(estimated: Path, true: Path) -> dict[str, float]:
         raise MissingFile(f"{true} holds no cameras (.npz or .json); see aapt/evals/camera.py")
     for path in wanted:
         found = [estimated / f"{path.stem}{suffix}" for suffix in (".npz", ".json")]
-        for file in (each for each in found if each.is_file()):
+        for file in [each for each in found if each.is_file()][:1]:
             try:
                 apart, angle = camera_errors(read_cameras(file), read_cameras(path))
             except ValueError as error:

@@ -114,7 +114,8 @@ def measure(
     images: the pictures that the videos began with, one for each, of the same name. Raises MissingFile where
       a backbone or a picture is missing.
     """
-    scorers = {name: _scorer(name, backbones) for name in dimensions}  # all that is missing is missed at once
+    # What is missing is missed before any work.
+    scorers = {name: _scorer(name, backbones) for name in dimensions}
     values: dict[str, list[Tensor]] = {name: [] for name in dimensions}
     for path in tqdm(videos, desc="vbench", unit="video", leave=False):
         recording = read_video(path)
