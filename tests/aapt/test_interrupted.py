@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
-from aapt.checkpoint import BadCheckpoint, Model, untrained
+from aapt.checkpoint import BadCheckpoint, untrained
 from aapt.presets import DEBUG, ROAD
 from aapt.train.adapt import Adapt, AdaptConfig
 from aapt.train.adversarial import Adversarial, AdversarialConfig
@@ -22,29 +22,23 @@ from aapt.train.log import RunLog
 from aapt.train.loop import LoopConfig, Stage, Turn, train
 from aapt.train.state import load_weights
 from aapt.worlds.clips import BadRecording
-from aapt.worlds.latents import Clips, EncodedEpisode, encode
+from aapt.worlds.latents import encode
+from tests.aapt.players import noise_clips
 from tests.aapt.recordings import record_squares
 
 STEADY = LoopConfig(steps=60, learning_rate=1e-3, warmup_steps=5, evaluate_every=25, save_every_s=0.0)
 
 
-def clips(model: Model, latents: int = 80) -> Clips:
-    random = torch.Generator().manual_seed(2)
-    made = torch.randn(latents, 4, 4, 4, generator=random)
-    controls = torch.randint(0, 2, (latents, 4, 4), generator=random).float()
-    return Clips([EncodedEpisode(made[::4], made, controls, "noise", "episode-00007")], model.text)
-
-
 def adapt() -> Adapt:
     model = untrained(DEBUG)
-    return Adapt(model, clips(model), clips(model), AdaptConfig(clips=2, length=4))
+    return Adapt(model, noise_clips(model), noise_clips(model), AdaptConfig(clips=2, length=4))
 
 
 def adversarial(perturbation: float = 0.1) -> Adversarial:
     model = untrained(DEBUG)
     torch.manual_seed(0)  # the heads of the discriminator begin at random
     config = AdversarialConfig(clips=1, length=4, perturbation=perturbation)
-    return Adversarial(model, model.dit, clips(model), clips(model), config)
+    return Adversarial(model, model.dit, noise_clips(model), noise_clips(model), config)
 
 
 class Signalled:
@@ -125,9 +119,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_moves_anything_and_says_which
 
 def test_a_clip_that_is_too_short_is_named_with_both_lengths(tmp_path: Path) -> None:
     model = untrained(DEBUG)
-    short = clips(model, latents=12)
+    short = noise_clips(model, episodes=1, latents=12)
     stage = Adapt(model, short, short, AdaptConfig(clips=1, length=13))
-    with pytest.raises(BadRecording, match="episode 0 episode-00007 has 12 latents, and 13 are asked for"):
+    with pytest.raises(BadRecording, match="episode 0 episode-00000 has 12 latents, and 13 are asked for"):
         train(stage, STEADY, tmp_path)
     with pytest.raises(BadRecording, match="12 latents, and 14 are asked for; record 57 frames or more"):
         short.pick([(0, 2)], 6)

@@ -6,17 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from aapt.checkpoint import untrained
-from aapt.presets import DEBUG
 from aapt.train.adapt import Adapt, AdaptConfig
 from aapt.train.adversarial import Adversarial, AdversarialConfig
 from aapt.train.distill import Distill, DistillConfig
 from aapt.train.loop import LoopConfig, Stage, Turn, step_generator, train
 from aapt.train.sharding import Ranks
-from aapt.worlds.latents import Clips, EncodedEpisode
+from tests.aapt.players import noise_clips, restless
 from tests.aapt.ranks import gather_from_ranks
 
 pytestmark = pytest.mark.slow
@@ -26,14 +24,9 @@ NAMES = tuple(CLOSE)
 
 
 def stage(name: str, ranks: Ranks) -> Stage[Any]:
-    model = untrained(DEBUG, parallel=ranks.parallel)
-    torch.manual_seed(1)
-    nn.init.normal_(model.dit.head.weight, std=0.2)  # a fresh network answers zero to everything
+    model = restless(ranks.parallel)
     model.dit.is_checkpointed = name == "adapt"
-    random = torch.Generator().manual_seed(2)
-    latents = torch.randn(80, 4, 4, 4, generator=random)
-    controls = torch.randint(0, 2, (80, 4, 4), generator=random).float()
-    clips = Clips([EncodedEpisode(latents[::4] * 0.5, latents, controls, "noise")], model.text)
+    clips = noise_clips(model)
     if name == "adapt":
         # How often the network is asked for its own history is drawn, and so differs between rows.
         config = AdaptConfig(clips=2, length=5, own_history=0.5, own_steps=3)

@@ -6,32 +6,22 @@ from typing import cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from aapt.checkpoint import Model, untrained
 from aapt.dit.kv_cache import KeysValues, KVCache, LayerCache
 from aapt.dit.model import CachePass
 from aapt.flow import clean_estimate
-from aapt.presets import DEBUG
 from aapt.train.adversarial import Adversarial, AdversarialConfig, Segment
-from aapt.worlds.latents import Clips, EncodedEpisode
+from tests.aapt.players import noise_clips, restless
 
 CLOSE = 1e-5
 
 
 @pytest.fixture
 def adversarial() -> Adversarial:
-    model = untrained(DEBUG)
-    torch.manual_seed(1)
-    nn.init.normal_(model.dit.head.weight, std=0.2)  # a fresh network answers zero to everything
-    return Adversarial(model, model.dit, clips(model), clips(model), AdversarialConfig(clips=2, extensions=2))
-
-
-def clips(model: Model) -> Clips:
-    random = torch.Generator().manual_seed(2)
-    latents = torch.randn(80, 4, 4, 4, generator=random)
-    controls = torch.randint(0, 2, (80, 4, 4), generator=random).float()
-    return Clips([EncodedEpisode(latents[::4] * 0.5, latents, controls, "noise")], model.text)
+    model = restless()
+    clips = noise_clips(model)
+    return Adversarial(model, model.dit, clips, clips, AdversarialConfig(clips=2, extensions=2))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aapt.worlds.clips import Episode, episode_paths, load_episodes
+from aapt.worlds.clips import Episode, episode_paths
 from aapt.worlds.record import preview, record, record_one
 
 SEED = 2  # even: not mirrored
@@ -23,7 +23,7 @@ def episode(caption: str = "nothing", frames: int = 3) -> Episode:
 def test_an_episode_is_read_as_it_was_written(tmp_path: Path) -> None:
     written = episode("a caption, with öä")
     written.save(tmp_path / "episode-00000.npz")
-    (read,) = load_episodes(tmp_path)
+    (read,) = (Episode.load(path) for path in episode_paths(tmp_path))
     assert read.caption == written.caption
     for name in ("frames", "controls", "poses"):
         kept, made = getattr(read, name), getattr(written, name)
@@ -65,7 +65,7 @@ def test_a_half_written_file_is_never_taken_for_an_episode(
 
 def test_a_folder_without_episodes_names_the_command_that_records(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"python -m aapt\.worlds record"):
-        list(load_episodes(tmp_path))
+        episode_paths(tmp_path)
 
 
 def test_the_preview_shows_one_row_for_each_episode(tmp_path: Path) -> None:

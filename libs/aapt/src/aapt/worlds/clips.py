@@ -77,12 +77,6 @@ def episode_paths(folder: Path) -> list[Path]:
     return paths
 
 
-def load_episodes(folder: Path) -> Iterator[Episode]:
-    """Every episode of `folder`, one at a time."""
-    for path in episode_paths(folder):
-        yield Episode.load(path)
-
-
 Made = TypeVar("Made")
 
 
