@@ -42,9 +42,11 @@ class Table:
 TABLES = (
     Table(
         "stages", "What each stage brings",
-        "Stage 1 sampled with many steps, then with one; stage 2; stage 3 after its longest rollouts.",
+        "Stage 1 sampled with many steps, then with one; stage 2; stage 3 on its longest rollouts, after 200"
+        " updates and after those of the shipped checkpoint, whose weights are a moving average.",
         (("diffusion", "stage 1, 8 steps a latent"), ("diffusion-one-step", "stage 1, one step"),
-         ("consistency", "stage 2, one step"), ("long", "stage 3, one step")),
+         ("consistency", "stage 2, one step"), ("long", "stage 3, 200 updates"),
+         ("shipped", "stage 3, shipped")),
     ),
     Table(
         "lengths", "How long it is trained on what it made itself (the paper's Table 5)",
@@ -65,7 +67,9 @@ TABLES = (
 
 
 def write_results(scores: Path, out: Path) -> None:
-    """Write `out` (Markdown) and its plots beside it, NAME.png for each table.
+    """Write `out` (Markdown) and its plots beside it, results-NAME.png for each table.
+
+    What people have read in the numbers, `READING.md` beside the scores, comes last.
 
     Raises FileNotFoundError, naming the command that makes them, where there are no scores.
     """
@@ -83,6 +87,8 @@ def write_results(scores: Path, out: Path) -> None:
             parts.append(_section(table, rows, found))
     if (scores / "cost.json").exists():
         parts.append(_cost(json.loads((scores / "cost.json").read_text())))
+    if (scores / "READING.md").exists():
+        parts.append((scores / "READING.md").read_text().strip())
     out.write_text("\n\n".join(parts) + "\n")
 
 

@@ -100,7 +100,10 @@ def main() -> None:
         ("consistency", ("distill",)),
     ):
         judge(options, name, 0, options.runs / more[0] / "weights.pt", *more[1:])
-    network = options.checkpoint / "dit.safetensors"
+    network, played = options.checkpoint / "dit.safetensors", ("--seconds", str(options.seconds))
+    _keep(
+        options.scores / "shipped-0.json", network, "drift", "--checkpoint", str(options.checkpoint), *played
+    )
     _keep(options.scores / "cost.json", network, "cost", "--checkpoint", str(options.checkpoint))
 
 
