@@ -117,7 +117,7 @@ def discriminated(model: Model) -> dict[str, Tensor]:
     judge = Discriminator(model.dit)
     noisy, previous, t, text, controls = given(model, 2, LENGTH)
     noisy.requires_grad_()
-    shown = (noisy, previous, t, text, controls, torch.arange(1, LENGTH + 1).repeat(2, 1))
+    shown = (noisy, previous[:, 0], t, text, controls, torch.arange(1, LENGTH + 1).repeat(2, 1))
     logits = torch.cat([judge(*shown), judge(*shown, after=previous)])
     logits.square().mean().backward()
     assert noisy.grad is not None
