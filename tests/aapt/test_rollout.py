@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from aapt.checkpoint import Model, untrained
 from aapt.flow import clean_estimate
 from aapt.presets import DEBUG
-from aapt.rollout import Past, Rollout
+from aapt.rollout import Past, Rollout, noise
 
 SEED = 5
 CLOSE = 1e-5
@@ -37,8 +37,8 @@ def play(
     return latents
 
 
-def noise(rollout: Rollout, latents: int, seed: int = SEED) -> Tensor:
-    return torch.stack([rollout.noise(seed, i) for i in range(1, latents + 1)])[None]
+def drawn(model: Model, latents: int, seed: int = SEED) -> Tensor:
+    return torch.stack([noise(model.preset, seed, i) for i in range(1, latents + 1)])[None]
 
 
 @pytest.mark.parametrize("length", [1, 3, 5, 6, 7, 17])  # the window is 4
@@ -46,7 +46,7 @@ def test_cached_steps_equal_one_block_causal_pass(model: Model, length: int) -> 
     held = controls(length)
     latents = play(model, held)
     with torch.inference_mode():
-        start = noise(Rollout(model, 1), length)
+        start = drawn(model, length)
         previous = torch.stack([latents[i] for i in range(length)])[None]
         text = model.text.encode("a test")[None]
         t = torch.ones(1)

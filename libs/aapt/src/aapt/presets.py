@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from aapt.dit.model import DiTConfig
+from aapt.shapes import SPATIAL_REDUCTION
 from aapt.vae.model import VAEConfig
 
 
@@ -21,6 +22,12 @@ class Preset:
     prompt: str  # what is said where a player says nothing
     vae: VAEConfig
     dit: DiTConfig
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent."""
+        height, width = self.height_px // SPATIAL_REDUCTION, self.width_px // SPATIAL_REDUCTION
+        return self.vae.latent_channels, height, width
 
 
 ROAD = Preset(

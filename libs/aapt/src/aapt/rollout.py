@@ -15,7 +15,8 @@ from torch import Tensor
 from aapt.checkpoint import Model
 from aapt.dit.model import CachePass
 from aapt.flow import clean_estimate
-from aapt.shapes import SPATIAL_REDUCTION, Latent, to_video
+from aapt.presets import Preset
+from aapt.shapes import Latent, to_video
 
 Control = Float[Tensor, "4 k"]  # the controls of one latent's four frames
 
@@ -38,18 +39,19 @@ class _Session:
     previous: Latent  # that latent
 
 
+def noise(preset: Preset, seed: int, index: int) -> Latent:
+    """Noise is a function of seed and index alone, so that a session can be played again."""
+    random = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
+    return torch.randn(preset.latent_shape, generator=random)
+
+
 class Rollout:
     """Any number of sessions, up to `slots`, at different ages, on one device. No gradients, ever."""
 
     def __init__(self, model: Model, slots: int) -> None:
         self.slots = slots
         self._model = model
-        preset = model.preset
-        self._height, self._width = (
-            preset.height_px // SPATIAL_REDUCTION,
-            preset.width_px // SPATIAL_REDUCTION,
-        )
-        self._cache = model.dit.new_cache(slots, self._height, self._width)
+        self._cache = model.dit.new_cache(slots, *model.preset.latent_shape[1:])
         self._sessions: dict[int, _Session] = {}
 
     @property
@@ -87,11 +89,9 @@ class Rollout:
             return {}
         sessions = [self._session(slot) for slot in slots]
         indices = tuple((session.newest + 1,) for session in sessions)
-        noise = torch.stack([self.noise(s.seed, i) for s, (i,) in zip(sessions, indices, strict=True)])[
-            :, None
-        ]
+        drawn = [self._noise(s.seed, i) for s, (i,) in zip(sessions, indices, strict=True)]
         made = self._evaluate(
-            noise,
+            torch.stack(drawn)[:, None],
             torch.stack([session.previous for session in sessions])[:, None],
             torch.stack([controls[slot] for slot in slots])[:, None],
             CachePass(self._cache, slots, indices),
@@ -131,7 +131,7 @@ class Rollout:
         self._begin(slot, text, _Session(seed, newest, past.latents[newest]))
         if kept:
             self._evaluate(
-                torch.stack([self.noise(seed, i) for i in kept])[None],
+                torch.stack([self._noise(seed, i) for i in kept])[None],
                 torch.stack([past.latents[i - 1] for i in kept])[None],
                 torch.stack([past.controls[i] for i in kept])[None],
                 CachePass(self._cache, (slot,), (kept,)),
@@ -163,12 +163,8 @@ class Rollout:
             raise ValueError(f"slot {slot} holds no session; open or resume one first")
         return self._sessions[slot]
 
-    def noise(self, seed: int, index: int) -> Latent:
-        """Noise is a function of seed and index alone, so that a session can be played again."""
-        random = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
-        return torch.randn(
-            self._model.preset.vae.latent_channels, self._height, self._width, generator=random
-        )
+    def _noise(self, seed: int, index: int) -> Latent:
+        return noise(self._model.preset, seed, index)
 
     def _evaluate(self, noise: Tensor, previous: Tensor, controls: Tensor, cache: CachePass) -> Tensor:
         t = torch.ones(len(noise))

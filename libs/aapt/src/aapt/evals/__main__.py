@@ -37,6 +37,7 @@ from aapt.checkpoint import BadCheckpoint, Model, fill, load
 from aapt.dit.model import DiT
 from aapt.evals.backbones import MissingFile
 from aapt.evals.vbench import DIMENSIONS
+from aapt.parallel import multiplies_bfloat16
 from aapt.worlds.clips import HELD_OUT_EPISODES, episode_paths
 
 
@@ -212,7 +213,7 @@ def _regressor(options: argparse.Namespace) -> dict[str, float]:
         paths[-HELD_OUT_EPISODES:],
         options.steps,
         options.seed,
-        bfloat16=bool(torch.cpu.get_capabilities().get("amx_bf16", False)),
+        bfloat16=multiplies_bfloat16(),
     )
     save_regressor(regressor, error, options.checkpoint / FILE)
     return _shown({"rotation_error_deg": error.rotation_deg, "translation_error_m": error.translation_m})

@@ -15,21 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from aapt.checkpoint import Model
 from aapt.dit.model import CachePass
 from aapt.flow import clean_estimate
-from aapt.shapes import FRAMES_PER_LATENT, SPATIAL_REDUCTION
+from aapt.shapes import FRAMES_PER_LATENT
 
 
 @torch.inference_mode()
 def measure_cost(model: Model, repeats: int = 60) -> dict[str, float]:
     """Milliseconds and GFLOP of a latent, both ways in turn on this machine, the cache full; medians."""
     preset, dit = model.preset, model.dit
-    shape = (
-        preset.vae.latent_channels,
-        preset.height_px // SPATIAL_REDUCTION,
-        preset.width_px // SPATIAL_REDUCTION,
-    )
-    latent = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0))
+    latent = torch.randn(1, 1, *preset.latent_shape, generator=torch.Generator().manual_seed(0))
     controls = torch.zeros(1, 1, FRAMES_PER_LATENT, len(preset.keys))
-    cache = dit.new_cache(1, *shape[1:])
+    cache = dit.new_cache(1, *preset.latent_shape[1:])
     dit.read_text(model.text.encode(preset.prompt)[None], cache, 0)
     newest = dit.config.window + 2  # from here on every place of the ring is in use
 

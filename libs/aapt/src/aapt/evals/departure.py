@@ -33,10 +33,10 @@ from aapt.evals.motion import MotionError, MotionRegressor, motion_errors, true_
 from aapt.evals.pictures import edge_energy, movement, psnr_db, squared_error, ssim
 from aapt.presets import Preset
 from aapt.shapes import FRAMES_PER_LATENT, Controls, Latents, Text, Video, to_frames, to_video
+from aapt.worlds.latents import LATENTS_AT_ONCE
 
 MOVING = 0.3  # mean absolute difference of neighbouring frames, of 255; a car at walking pace makes it
 STILL = 0.2  # of what the true picture changes by
-LATENTS_AT_ONCE = 16  # what is decoded together fits the processor's cache
 FRECHET_SECONDS = 5
 
 Dream = Callable[[Float[Tensor, "b c y x"], Text, Controls], Latents]

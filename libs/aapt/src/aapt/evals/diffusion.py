@@ -8,7 +8,7 @@ from tqdm import tqdm
 from aapt.checkpoint import Model
 from aapt.dit.model import CachePass
 from aapt.flow import time_grid
-from aapt.rollout import Rollout
+from aapt.rollout import noise
 from aapt.shapes import Controls, Latents, Text
 
 
@@ -34,10 +34,9 @@ def play_diffusion(
     for cache in caches:
         for slot in slots:
             model.dit.read_text(text[slot : slot + 1], cache, slot)
-    noise = Rollout(model, 1).noise
     previous, made = first[:, None], []
     for i in tqdm(range(controls.shape[1]), desc="dreaming", unit="latent", leave=False):
-        x = torch.stack([noise(seed + slot, i + 1) for slot in slots])[:, None]
+        x = torch.stack([noise(model.preset, seed + slot, i + 1) for slot in slots])[:, None]
         for cache, t, next_t in zip(caches, grid[:0:-1], grid[-2::-1], strict=True):
             seen = CachePass(cache, slots, ((i + 1,),) * len(slots))
             time = torch.full((len(first),), t)

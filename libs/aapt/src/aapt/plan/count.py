@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aapt.dit.discriminator import Discriminator
 from aapt.dit.model import CachePass, DiT
 from aapt.presets import Preset
-from aapt.shapes import FRAMES_PER_LATENT, SPATIAL_REDUCTION, Controls, Latents
+from aapt.shapes import FRAMES_PER_LATENT, Controls, Latents
 from aapt.vae.model import VideoVAE
 from aapt.vae.streaming import StreamingVAE
 
@@ -117,8 +117,7 @@ def count_heads(preset: Preset) -> HeadsCount:
 
 
 def _inputs(preset: Preset, dit: DiT) -> tuple[Latents, Controls]:
-    height, width = preset.height_px // SPATIAL_REDUCTION, preset.width_px // SPATIAL_REDUCTION
-    latent = torch.empty(1, 1, preset.dit.latent_channels, height, width)
+    latent = torch.empty(1, 1, *preset.latent_shape)
     return latent, torch.empty(1, 1, FRAMES_PER_LATENT, dit.controls.values_per_frame)
 
 

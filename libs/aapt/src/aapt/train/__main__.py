@@ -33,12 +33,13 @@ import torch
 
 from aapt.checkpoint import Model, save, untrained
 from aapt.dit.model import DiT
+from aapt.parallel import multiplies_bfloat16
 from aapt.presets import PRESETS
 from aapt.train.adapt import JUDGED_LATENTS, Adapt, AdaptConfig, judged_places
 from aapt.train.adversarial import Adversarial, AdversarialConfig
 from aapt.train.codec import Codec, normalise
 from aapt.train.distill import Distill, DistillConfig
-from aapt.train.loop import LoopConfig, Stage, multiplies_bfloat16, train
+from aapt.train.loop import LoopConfig, Stage, train
 from aapt.train.pretrain import Pretrain, PretrainConfig
 from aapt.train.sharding import Ranks, are_several, join, leave
 from aapt.train.state import load_players, load_weights, write

@@ -19,7 +19,7 @@ from aapt.checkpoint import Model
 from aapt.dit.discriminator import Discriminator
 from aapt.dit.model import CachePass, DiT
 from aapt.flow import Time, clean_estimate
-from aapt.rollout import Past, Rollout
+from aapt.rollout import Past, Rollout, noise
 from aapt.shapes import Latents
 from aapt.train.adapt import judge
 from aapt.train.loop import Turn
@@ -184,7 +184,7 @@ class Adversarial:
         made = _rolled_out(rollout, real)
         fake = replace(real, latents=made, previous=torch.cat([real.first[:, None], made[:, :-1]], 1))
         if 0 in graded:
-            yield Segment(real, fake, _noise(rollout, seeds, fake), past)
+            yield Segment(real, fake, self._noise(seeds, fake), past)
         kept, fresh = slice(config.length - config.overlap, None), slice(config.overlap, None)
         for segment in range(1, 1 + max(graded)):
             index = fake.index + config.length - config.overlap
@@ -202,7 +202,7 @@ class Adversarial:
                 index=index,
             )
             if segment in graded:
-                yield Segment(real, fake, _noise(rollout, seeds, fake.part(fresh)), past)
+                yield Segment(real, fake, self._noise(seeds, fake.part(fresh)), past)
 
     def again(self, segment: Segment) -> Latents:
         """The second move: the new latents of a segment once more, in one pass and with gradients."""
@@ -238,6 +238,10 @@ class Adversarial:
             )
             rollout.resume_latents(slot, past, lived.text[slot], seed)
         return lived.part(slice(-config.length, None))
+
+    def _noise(self, seeds: list[int], fake: Batch) -> Latents:
+        preset, indices = self._whole.preset, fake.index[0].tolist()
+        return torch.stack([torch.stack([noise(preset, seed, i) for i in indices]) for seed in seeds])
 
     @torch.no_grad()
     def _forced(self, generator: torch.Generator) -> Segment:
@@ -277,11 +281,6 @@ def _rolled_out(rollout: Rollout, real: Batch) -> Latents:
         latents = rollout.step({slot: real.controls[slot, i] for slot in slots})
         made.append(torch.stack([latents[slot] for slot in slots]))
     return torch.stack(made, 1).clone()
-
-
-def _noise(rollout: Rollout, seeds: list[int], fake: Batch) -> Latents:
-    indices = fake.index[0].tolist()
-    return torch.stack([torch.stack([rollout.noise(seed, i) for i in indices]) for seed in seeds])
 
 
 def _perturbed(batch: Batch, deviation: float, generator: torch.Generator) -> Batch:

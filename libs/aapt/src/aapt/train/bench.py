@@ -16,12 +16,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning th
 import torch
 
 from aapt.checkpoint import Model, untrained
+from aapt.parallel import multiplies_bfloat16
 from aapt.presets import PRESETS, Preset
-from aapt.shapes import FRAMES_PER_LATENT, SPATIAL_REDUCTION
+from aapt.shapes import FRAMES_PER_LATENT
 from aapt.train.adapt import Adapt, AdaptConfig
 from aapt.train.adversarial import Adversarial, AdversarialConfig
 from aapt.train.distill import Distill, DistillConfig
-from aapt.train.loop import multiplies_bfloat16
 from aapt.train.pretrain import Pretrain, PretrainConfig
 from aapt.worlds.latents import Clips, EncodedEpisode
 
@@ -77,8 +77,7 @@ def measure(preset: Preset, repeats: int) -> dict[str, float]:
 
 def _random_clips(model: Model) -> Clips:
     preset, random = model.preset, torch.Generator().manual_seed(0)
-    height, width = preset.height_px // SPATIAL_REDUCTION, preset.width_px // SPATIAL_REDUCTION
-    latents = torch.randn(8 * LENGTH, preset.vae.latent_channels, height, width, generator=random)
+    latents = torch.randn(8 * LENGTH, *preset.latent_shape, generator=random)
     controls = torch.zeros(len(latents), FRAMES_PER_LATENT, model.dit.controls.values_per_frame)
     return Clips([EncodedEpisode(latents[::4], latents, controls, preset.prompt)], model.text)
 

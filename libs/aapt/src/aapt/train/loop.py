@@ -49,14 +49,6 @@ class LoopConfig:
     is_compiled: bool = False  # whether networks were compiled
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself (AMX): ten times faster than float32.
-
-    A processor that emulates it is seventy times slower.
-    """
-    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-
-
 Drawn = TypeVar("Drawn")  # what a step learns from: clips, or what the student has made of them
 
 

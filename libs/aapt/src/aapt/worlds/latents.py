@@ -21,7 +21,7 @@ from aapt.worlds.clips import BadRecording, Episode, each_readable
 
 LATEST_INDEX = 10_000  # half an hour of play
 START_EVERY = 4  # clips may begin at every fourth latent
-LATENTS_AT_ONCE = 16  # what is encoded together fits the processor's cache
+LATENTS_AT_ONCE = 16  # what is encoded or decoded together fits the processor's cache
 
 
 @dataclass(frozen=True)
