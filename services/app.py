@@ -10,19 +10,21 @@ from contextlib import aclosing
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import grpc
-import prometheus_client
 import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services import telemetry
+from services import status, telemetry
 from services.errors import BadSetting, PortTaken, ServiceError, refusal_in
+from services.status import Readiness
 
 # What one message may weigh: a first picture and what comes with it. A larger one holds up everybody while it
 # is read.
 MAX_MESSAGE_BYTES = 6 << 20
 # Among ourselves: a session's whole window of latents, when a decoder hands it to the next engine.
 MAX_WINDOW_BYTES = 32 << 20
+
+_TROUBLE_EVERY_S = 1.0
 
 # Pings find a peer whose machine vanished without closing its connections.
 _PING = (
@@ -64,12 +66,24 @@ class RunSettings(Protocol):
 
 
 class Host:
-    """One service on one gRPC port."""
+    """One service on one gRPC port.
+
+    trouble: asked every second why nobody can be served, if that is so. Health and readiness follow it.
+    """
 
     def __init__(
-        self, service: Service, *, address: str = "127.0.0.1:0", max_message_bytes: int = MAX_MESSAGE_BYTES
+        self,
+        service: Service,
+        *,
+        address: str = "127.0.0.1:0",
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+        trouble: Callable[[], str | None] = lambda: None,
+        readiness: Readiness | None = None,
     ) -> None:
         self._service = service
+        self._trouble = trouble
+        self._readiness = readiness or Readiness()
+        self._watching: asyncio.Task[None] | None = None
         self._wanted_address = address
         self._max_message_bytes = max_message_bytes
         self._health = health.aio.HealthServicer()
@@ -96,20 +110,38 @@ class Host:
         await self._service.start()
         await server.start()
         self._server = server
-        for name in ("", *names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        log.info("service started", name=self._service.name, address=self.address)
+        await self._tell(names, None)
+        ready_s = self._readiness.begin(self._service.name)
+        self._watching = asyncio.create_task(self._watch(names))
+        log.info("service started", name=self._service.name, address=self.address, ready_s=round(ready_s, 3))
         return self.address
 
     async def stop(self, grace_s: float = 1.0) -> None:
         """Says that it is not serving, drains the service, and gives calls in progress `grace_s` to end."""
         if self._server is None:
             return
+        if self._watching is not None:
+            self._watching.cancel()
+        self._readiness.trouble = "it is stopping"
         await self._health.enter_graceful_shutdown()
         await self._service.stop()
         await self._server.stop(grace_s)
         self._server = None
         log.info("service stopped", name=self._service.name)
+
+    async def _watch(self, names: Sequence[str]) -> None:
+        while True:
+            await asyncio.sleep(_TROUBLE_EVERY_S)
+            trouble = self._trouble()
+            if trouble != self._readiness.trouble:
+                log.warning("readiness changed", name=self._service.name, trouble=trouble)
+                self._readiness.trouble = trouble
+                await self._tell(names, trouble)
+
+    async def _tell(self, names: Sequence[str], trouble: str | None) -> None:
+        answer = health_pb2.HealthCheckResponse
+        for name in ("", *names):
+            await self._health.set(name, answer.NOT_SERVING if trouble else answer.SERVING)
 
     def _take_port(self, server: grpc.aio.Server) -> str:
         host, _, port = self._wanted_address.rpartition(":")
@@ -236,33 +268,36 @@ def _parsed(variable: str, text: str, kind: type) -> object:
         raise BadSetting(f"{variable} is {text!r}; it must be of type {kind.__name__}") from error
 
 
-def serve_metrics(host: str, port: int) -> None:
-    """Serves the metrics of this process to Prometheus from a thread of its own. Raises PortTaken."""
-    try:
-        prometheus_client.start_http_server(port, addr=host)
-    except OSError as error:
-        raise PortTaken(
-            f"metrics cannot be served on {host}:{port}: {error.strerror}; set another METRICS_PORT"
-        ) from error
-
-
-def run(service: Service, settings: RunSettings, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+def run(
+    service: Service,
+    settings: RunSettings,
+    *,
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
+    trouble: Callable[[], str | None] = lambda: None,
+) -> None:
     """Runs a service until SIGINT or SIGTERM, which drain it. What every __main__.py calls."""
     telemetry.start_logging()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run_until_signalled(service, settings, max_message_bytes))
+            readiness = Readiness()
+            host = Host(
+                service,
+                address=settings.address,
+                max_message_bytes=max_message_bytes,
+                trouble=trouble,
+                readiness=readiness,
+            )
+            if settings.metrics_port:
+                status.serve(settings.address.rpartition(":")[0], settings.metrics_port, readiness)
+            runner.run(_run_until_signalled(host))
     except ServiceError as refusal:
         raise SystemExit(refusal.message) from refusal
 
 
-async def _run_until_signalled(service: Service, settings: RunSettings, max_message_bytes: int) -> None:
+async def _run_until_signalled(host: Host) -> None:
     signalled = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, signalled.set)
-    host = Host(service, address=settings.address, max_message_bytes=max_message_bytes)
-    if settings.metrics_port:
-        serve_metrics(settings.address.rpartition(":")[0], settings.metrics_port)
     await host.start()
     await signalled.wait()
     await host.stop()

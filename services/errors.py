@@ -82,6 +82,12 @@ class EngineFull(ServiceError):
     reason = "engine_full"
 
 
+class OutOfMemory(EngineFull):
+    """There is a slot and time for it, but no memory; try again when a session ends, or elsewhere."""
+
+    reason = "out_of_memory"
+
+
 class NoEngine(ServiceError):
     """No live engine serves the model now; try again when one has started."""
 

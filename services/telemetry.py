@@ -40,6 +40,7 @@ STEP = Histogram(
 DECODE = Histogram("decode_seconds", "From one latent to its pixels", ("tenant", "model"), buckets=_EDGES_S)
 SESSIONS_LIVE = Gauge("sessions_live", "Sessions that an engine plays now", ("tenant", "model"))
 SLOTS_FREE = Gauge("slots_free", "Slots of this engine that no session holds", ("model",))
+READY = Gauge("ready_seconds", "From the beginning of the process to its first readiness", ("service",))
 CONTROLS_REFUSED = Counter(
     "controls_refused_total", "Controls that changed nothing", ("tenant", "model", "reason")
 )

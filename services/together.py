@@ -13,10 +13,9 @@ from pathlib import Path
 import grpc
 
 from aapt import checkpoint
-from aapt.rollout import Rollout
 from livevideo.v1 import session_pb2_grpc
 from livevideo.v1.session_pb2 import ListModelsRequest, Model
-from services import app
+from services import app, status
 from services.app import Host, Service
 from services.control.service import ControlService
 from services.control.service import Settings as ControlSettings
@@ -24,9 +23,11 @@ from services.decoder.service import DecoderService
 from services.decoder.service import Settings as DecoderSettings
 from services.engine.service import EngineService
 from services.engine.service import Settings as EngineSettings
+from services.engine.world import on_one_device
 from services.errors import BadCheckpoint, BadSetting, ServiceError, refusal_in
 from services.sessions.service import SessionService
 from services.sessions.service import Settings as SessionsSettings
+from services.status import Readiness
 from services.web.service import Settings as WebSettings
 from services.web.service import WebService
 
@@ -91,7 +92,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         address=address, advertised_address=address, sessions_address=address, slots=settings.slots
     )
     engine = EngineService(
-        Rollout(model, settings.slots), _described(model, settings.frames_per_second), engine_settings
+        on_one_device(model, settings.slots), _described(model, settings.frames_per_second), engine_settings
     )
     together = Together(
         [
@@ -101,7 +102,8 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
             engine,
         ]
     )
-    host = Host(together, address=address)
+    readiness = Readiness()
+    host = Host(together, address=address, trouble=engine.trouble, readiness=readiness)
     web = WebService(
         WebSettings(
             page_address=_address(settings.host, settings.web_port),
@@ -111,7 +113,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         )
     )
     if settings.metrics_port:
-        app.serve_metrics(settings.host, settings.metrics_port)
+        status.serve(settings.host, settings.metrics_port, readiness)
     async with AsyncExitStack() as stack:
         # Each is harmless where nothing was started; a host that did not start to its end stops nothing.
         for stop in (together.stop, host.stop, web.stop):

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from aapt import checkpoint
-from aapt.rollout import Rollout
 from livevideo.v1.session_pb2 import Model
 from services import app
 from services.engine.service import EngineService, Settings
+from services.engine.world import on_one_device
 from services.errors import BadCheckpoint, ServiceError
 
 
@@ -25,7 +25,7 @@ def service(settings: Settings) -> EngineService:
         keys=preset.keys,
         tracks=preset.tracks,
     )
-    return EngineService(Rollout(model, settings.slots), described, settings)
+    return EngineService(on_one_device(model, settings.slots), described, settings)
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     except ServiceError as refusal:
         raise SystemExit(refusal.message) from refusal
     engine.reached_at(settings.advertised_address or settings.address)
-    app.run(engine, settings, max_message_bytes=app.MAX_WINDOW_BYTES)
+    app.run(engine, settings, max_message_bytes=app.MAX_WINDOW_BYTES, trouble=engine.trouble)
 
 
 if __name__ == "__main__":

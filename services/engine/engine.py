@@ -1,12 +1,12 @@
 """`Engine`: slots, ticks and credits. Nothing here knows gRPC, Redis or the model."""
 
 import asyncio
-import statistics
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -14,19 +14,18 @@ from torch import Tensor
 
 from aapt.rollout import Past
 from aapt.shapes import FRAMES_PER_LATENT
-from services import telemetry
+from services import memory, telemetry
+from services.engine.capacity import Capacity
 from services.engine.mailbox import Mailbox, Turn
 from services.engine.residence import Made, Residence
-from services.engine.world import World
-from services.errors import EngineFull, ServiceStopping, StepFailed, ViewerGone
+from services.engine.world import World, timed_steps
+from services.errors import EngineFull, OutOfMemory, ServiceStopping, StepFailed, ViewerGone
 
 log = telemetry.logger("engine")
 T = TypeVar("T")
 
-_MEASURED_STEPS = 64  # the median is taken over this many
 _RETRY_AFTER_S = 5.0
 _PATIENT_PERIODS = 3
-_STEPS_TO_TRUST = 8  # the first steps of a process are slow and say nothing
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,10 @@ class Tick:
 
 
 class Engine:
-    """Seats sessions in the slots of a world and turns it: one tick every 4 video frames.
+    """Seats sessions in the slots of a world and turns it: each session has a tick every 4 video frames.
+
+    A session's ticks come in its phase, one of `phases` in each period. Who shares a phase shares a step,
+    which is cheaper where the chip is not full; phases take turns, so that none waits for the others.
 
     The world runs in a thread of its own, one call after the other, so the event loop never waits for it.
     """
@@ -52,10 +54,13 @@ class Engine:
         frames_per_second: float,
         credit_timeout_s: float = 2.0,
         headroom: float = 0.8,
+        phases: int = 1,
+        session_bytes: int = 0,
         torch_threads: int = 1,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        available_bytes: Callable[[], int | None] = memory.available_bytes,
         on_tick: Callable[[Tick], None] = lambda tick: None,
     ) -> None:
         self.period_s = FRAMES_PER_LATENT / frames_per_second
@@ -64,14 +69,16 @@ class Engine:
         self._world = world
         # At a slow pace a viewer needs longer than that to show a latent's last frame.
         self._credit_timeout_s = max(credit_timeout_s, _PATIENT_PERIODS * self.period_s)
-        self._headroom = headroom
+        self._phases = phases
+        self._capacity = Capacity(period_s=self.period_s, phases=phases, headroom=headroom)
+        self._session_bytes = session_bytes
+        self._available_bytes = available_bytes
+        self._trouble: str | None = None
         self._executor = executor or ThreadPoolExecutor(1, "world", torch.set_num_threads, (torch_threads,))
         self._sleep = sleep
         self._on_tick = on_tick
         self._residents: dict[int, Residence] = {}
         self._free_slots = deque(range(world.slots))
-        self._step_s: deque[float] = deque(maxlen=_MEASURED_STEPS)
-        self._per_session_s: deque[float] = deque(maxlen=_MEASURED_STEPS)
         self._ticking = asyncio.Lock()
         self._is_stopping = False
 
@@ -81,25 +88,21 @@ class Engine:
 
     @property
     def step_s(self) -> float:
-        """Median time of the last steps. 0: not measured yet."""
-        return statistics.median(self._step_s) if self._step_s else 0.0
+        """What a step takes for one session. 0: not measured yet."""
+        return self._capacity.step_s(1)
 
     @property
     def slots_offered(self) -> int:
-        """How many sessions may be seated at once: as many as there are slots and time in every period.
+        """How many sessions may be seated at once: as many as there are slots and time in every period."""
+        return 0 if self._is_stopping or self._trouble else self._capacity.seats(self._world.slots)
 
-        Time is counted as if sessions did not share a step's cost, since a step for two is not yet measured
-        when one plays. One slot is offered always, or a slow moment would be the last that is ever measured.
-        """
-        if self._is_stopping:
-            return 0
-        if len(self._per_session_s) < _STEPS_TO_TRUST:
-            return self._world.slots
-        room = int(self._headroom * self.period_s / max(statistics.median(self._per_session_s), 1e-9))
-        return min(self._world.slots, max(1, room))
+    @property
+    def trouble(self) -> str | None:
+        """Why nobody can be seated, where that is so: the last slot that was wanted could not be had."""
+        return self._trouble
 
     def admit(self) -> Residence:
-        """Take a slot for a session. Raises EngineFull or ServiceStopping.
+        """Take a slot for a session. Raises EngineFull, OutOfMemory or ServiceStopping.
 
         Every slot counts, also where fewer are offered by now: who was promised a seat gets it.
         """
@@ -110,48 +113,89 @@ class Engine:
                 f"all {self._world.slots} slots of this engine are taken; try again",
                 retry_after_s=_RETRY_AFTER_S,
             )
-        residence = Residence(self._free_slots.popleft(), self.clock(), self._free)
+        self._check_memory()
+        in_phase = Counter(residence.phase for residence in self._residents.values())
+        phase = min(range(self._phases), key=lambda phase: in_phase[phase])
+        residence = Residence(self._free_slots.popleft(), phase, self.clock(), self._free)
         self._residents[residence.slot] = residence
         return residence
+
+    async def warm_up(self, steps: int) -> None:
+        """Play alone and in a full house, so that the first session finds everything ready, its cost known.
+
+        Raises OutOfMemory where a full house does not fit.
+        """
+        still = self._rows(Turn(keys=(0.0,) * len(self.keys), control_seq=0))
+        for sessions in {1, -(-self._world.slots // self._phases)}:
+            play = partial(timed_steps, self._world, sessions, steps, still, self.clock)
+            for step_s in await self._in_memory(play):
+                self._capacity.measured(sessions, step_s)
+
+    async def probe(self) -> None:
+        """Whether a slot can be had again, after it could not; `trouble` says what came out."""
+        if self._free_slots:
+            slot = self._free_slots.popleft()
+            try:
+                self._check_memory()
+                await self._in_memory(lambda: self._world.open(slot, None, "", 0))
+            except OutOfMemory:
+                pass
+            else:
+                self._trouble = None
+            finally:
+                self._executor.submit(self._close, slot)
+                self._free_slots.append(slot)
 
     async def open(
         self, residence: Residence, mailbox: Mailbox, image: Tensor | None, prompt: str, seed: int
     ) -> None:
-        """Begin a session at the beginning; its latent 0 goes out with the first credit."""
+        """Begin a session at the beginning; its latent 0 goes out with the first credit.
+
+        Raises OutOfMemory.
+        """
         residence.check()
-        latent = await self._in_world(lambda: self._world.open(residence.slot, image, prompt, seed))
+        latent = await self._in_memory(lambda: self._world.open(residence.slot, image, prompt, seed))
         turn = Turn(keys=(0.0,) * len(self.keys), control_seq=0)
         residence.begin(mailbox, 1, Made(0, latent, self._rows(turn), turn), self.clock())
 
     async def resume(
         self, residence: Residence, mailbox: Mailbox, past: Past, prompt: str, seed: int
     ) -> None:
-        """Go on with a session that was played elsewhere. Raises ValueError where `past` does not do."""
+        """Go on with a session that was played elsewhere. Raises ValueError where `past` does not do, and
+        OutOfMemory."""
         residence.check()
-        await self._in_world(lambda: self._world.resume(residence.slot, past, prompt, seed))
+        await self._in_memory(lambda: self._world.resume(residence.slot, past, prompt, seed))
         residence.begin(mailbox, max(past.latents) + 1, None, self.clock())
 
     async def run(self) -> None:
-        """Tick at start + n periods until `stop`. A tick that is a period late is left out, for good."""
+        """Tick at start + n periods, each phase in its turn, until `stop`.
+
+        Ticks that are a period late are left out, for good.
+        """
         start_s = self.clock()
         n = 0
         while not self._is_stopping:
             n += 1
-            due_s = start_s + n * self.period_s
+            due_s = start_s + n * self.period_s / self._phases
             await self._sleep(max(0.0, due_s - self.clock()))
             late_s = max(0.0, self.clock() - due_s)
             missed = int(late_s // self.period_s)
-            n += missed
+            n += missed * self._phases
             late = [(residence, "engine_late") for residence in self._residents.values() if residence.is_due]
             for residence in self._residents.values():
                 # Credits may have come and lie unread: a long delay is the engine's, not the viewers'.
                 residence.credit_at_s += late_s if missed else 0.0
-            await self.tick([late_s - i * self.period_s for i in range(missed + 1)], late * missed)
+            lateness_s = [late_s - i * self.period_s for i in range(missed + 1)]
+            await self.tick(lateness_s, late * missed, phase=n % self._phases)
 
     async def tick(
-        self, lateness_s: Sequence[float] = (0.0,), skipped: Sequence[tuple[Residence, str]] = ()
+        self,
+        lateness_s: Sequence[float] = (0.0,),
+        skipped: Sequence[tuple[Residence, str]] = (),
+        *,
+        phase: int = 0,
     ) -> None:
-        """One latent for every session that has credit; who has had none for too long must leave."""
+        """One latent for every session of `phase` that has credit; whoever had none for too long must go."""
         async with self._ticking:
             now_s = self.clock()
             for residence in list(self._residents.values()):
@@ -161,10 +205,9 @@ class Engine:
                             f"no credit came for {self._credit_timeout_s:g} s, so the seat was given up"
                         )
                     )
-            due = [residence for residence in self._residents.values() if residence.is_due]
-            without = [
-                (each, "no_credit") for each in self._residents.values() if each.is_ready and not each.is_due
-            ]
+            here = [residence for residence in self._residents.values() if residence.phase == phase]
+            due = [residence for residence in here if residence.is_due]
+            without = [(each, "no_credit") for each in here if each.is_ready and not each.is_due]
             step_s = await self._step(due, now_s) if due else 0.0
             self._on_tick(Tick(lateness_s, step_s, [*skipped, *without]))
 
@@ -177,28 +220,35 @@ class Engine:
         await self._in_world(lambda: None)  # the slots are closed before the thread ends
         self._executor.shutdown(wait=False)
 
-    async def _step(self, due: Sequence[Residence], now_s: float) -> float:
+    async def _step(self, due: list[Residence], now_s: float) -> float:
         turns = {residence.slot: residence.mailbox.take() for residence in due}
         controls = {slot: self._rows(turn) for slot, turn in turns.items()}
 
         def timed() -> tuple[dict[int, Tensor], float]:
             start_s = self.clock()
-            for slot, turn in turns.items():
-                if turn.prompt is not None:
-                    self._world.set_prompt(slot, turn.prompt)
-            return self._world.step(controls), self.clock() - start_s
-
-        try:
-            latents, step_s = await self._in_world(timed)
-        except Exception as error:
-            log.exception("step failed", error, sessions=len(due))
             for residence in due:
-                residence.end(
-                    StepFailed("the step that this session shared failed; go on from its last latents")
-                )
-            return 0.0
-        self._step_s.append(step_s)
-        self._per_session_s.append(step_s / len(due))
+                if (prompt := turns[residence.slot].prompt) is not None:
+                    self._world.set_prompt(residence.slot, prompt)
+            made = self._world.step({residence.slot: controls[residence.slot] for residence in due})
+            return made, self.clock() - start_s
+
+        while True:
+            try:
+                latents, step_s = await self._in_memory(timed)
+                break
+            except OutOfMemory as error:
+                # The newest has to leave, since there was memory before it came; the others go on at once.
+                due.pop(due.index(max(due, key=lambda each: each.since_s))).end(error)
+                if not due:
+                    return 0.0
+            except Exception as error:
+                log.exception("step failed", error, sessions=len(due))
+                for residence in due:
+                    residence.end(
+                        StepFailed("the step that this session shared failed; go on from its last latents")
+                    )
+                return 0.0
+        self._capacity.measured(len(due), step_s)
         for residence in due:
             # Who left while the step ran gets nothing; the slot may be another's by now.
             if self._residents.get(residence.slot) is residence:
@@ -223,6 +273,23 @@ class Engine:
             self._world.close(slot)
         except Exception as error:
             log.exception("slot not closed", error, slot=slot)
+
+    def _check_memory(self) -> None:
+        left = self._available_bytes()
+        if left is not None and left < self._session_bytes:
+            self._trouble = f"a session takes {self._session_bytes} bytes of memory, and {left} are left"
+            raise OutOfMemory(f"{self._trouble}; try again", retry_after_s=_RETRY_AFTER_S)
+
+    async def _in_memory(self, call: Callable[[], T]) -> T:
+        """`_in_world`; raises OutOfMemory where memory did not suffice."""
+        try:
+            return await self._in_world(call)
+        except Exception as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            log.exception("out of memory", error, sessions=len(self._residents))
+            self._trouble = "no memory was left for another session"
+            raise OutOfMemory(f"{self._trouble}; try again", retry_after_s=_RETRY_AFTER_S) from error
 
     async def _in_world(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)

@@ -23,10 +23,15 @@ class Made:
 
 
 class Residence:
-    """One session's stay in the engine: its slot, its mailbox, its credits, and the latents made for it."""
+    """One session's stay in the engine: its slot, its mailbox, its credits, and the latents made for it.
 
-    def __init__(self, slot: int, now_s: float, free: "Callable[[Residence], None]") -> None:
+    phase: which of a period's ticks are its own.
+    """
+
+    def __init__(self, slot: int, phase: int, now_s: float, free: "Callable[[Residence], None]") -> None:
         self.slot = slot
+        self.phase = phase
+        self.since_s = now_s
         self.mailbox = Mailbox(())
         self.next_index = 0
         self.credits = 0

@@ -47,6 +47,10 @@ class Settings:
     checkpoint: str = "checkpoints/road"  # folder
     slots: int = 4  # how many sessions the cache has room for
     headroom: float = 0.8  # share of each period that steps may take
+    phases: int = 1  # sessions step together in so many groups, one after the other within a period
+    warm_up_steps: int = 16  # played before anybody is seated; 0: none
+    # Left for one more session: its window when it is resumed, its latents that wait, its first picture.
+    session_bytes: int = 64 << 20
     torch_threads: int = 1
     credit_timeout_s: float = 2.0  # a seat without credit is given up after this
     announce_period_s: float = 1.0
@@ -68,12 +72,15 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             frames_per_second=model.frames_per_second,
             credit_timeout_s=settings.credit_timeout_s,
             headroom=settings.headroom,
+            phases=settings.phases,
+            session_bytes=settings.session_bytes,
             torch_threads=settings.torch_threads,
             on_tick=self._observe,
         )
         self._tenants: dict[Residence, str] = {}
         self._channel: grpc.aio.Channel | None = None
         self._task: asyncio.Task[None] | None = None
+        self._failure: str | None = None
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
         engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
@@ -83,7 +90,13 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         """Tell where decoders reach this replica; until that is known it is not announced."""
         self._address = address
 
+    def trouble(self) -> str | None:
+        """Why this replica can seat nobody, where that is so."""
+        return self._failure or self.engine.trouble
+
     async def start(self) -> None:
+        if self._settings.warm_up_steps:
+            await self.engine.warm_up(self._settings.warm_up_steps)
         self._channel = open_channel(self._settings.sessions_address)
         self._task = asyncio.create_task(self._run())
 
@@ -172,6 +185,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             await until_one_ends(self.engine.run(), self._announce())
         except Exception as error:
             log.exception("engine failed", error)
+            self._failure = f"the engine has failed: {error!r}"
 
     async def _announce(self) -> None:
         is_heard = True
@@ -188,6 +202,8 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
                             "announcement not heard", status=error.code().name, details=error.details()
                         )
                     is_heard = False
+            if self.engine.trouble:
+                await self.engine.probe()
             period_s = self._settings.announce_period_s
             await asyncio.sleep(period_s if is_heard else min(_RETRY_S, period_s))
 

@@ -3,9 +3,12 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import grpc
 import pytest
@@ -14,9 +17,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from livevideo.v1 import control_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
-from services import errors, telemetry
+from services import errors, status, telemetry
 from services.app import Host, Service, settings_from_env, until_one_ends
 from services.errors import BadSetting, EngineFull, PortTaken
+from services.status import Readiness
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -157,3 +161,56 @@ def test_a_log_line_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> Non
     assert "\n" not in line
     fields = json.loads(line)
     assert (fields["service"], fields["event"], fields["slot"]) == ("engine", "session seated", 3)
+
+
+async def test_health_and_readiness_follow_what_troubles_a_service(dial: Dial) -> None:
+    trouble: list[str | None] = [None]
+    readiness = Readiness()
+    host = Host(Echo(), trouble=lambda: trouble[0], readiness=readiness)
+    assert readiness.trouble == "it is starting"
+    address = await host.start()
+    health = health_pb2_grpc.HealthStub(dial(address))
+
+    async def until(status: int) -> None:
+        while (await health.Check(health_pb2.HealthCheckRequest())).status != status:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    async with asyncio.timeout(20):
+        await until(health_pb2.HealthCheckResponse.SERVING)
+        assert readiness.trouble is None
+        trouble[0] = "a slot could not be had"
+        await until(health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert readiness.trouble == "a slot could not be had"
+        trouble[0] = None
+        await until(health_pb2.HealthCheckResponse.SERVING)
+    await host.stop()
+    assert readiness.trouble == "it is stopping"
+
+
+def test_the_pages_say_whether_a_process_lives_and_is_ready(free_port: int) -> None:
+    readiness = Readiness()
+    status.serve("127.0.0.1", free_port, readiness)
+
+    def page(path: str) -> tuple[int, str]:
+        try:
+            with urlopen(f"http://127.0.0.1:{free_port}{path}", timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    assert page("/healthz") == (200, "alive\n")
+    assert page("/readyz") == (503, "not ready: it is starting\n")
+    assert readiness.begin("echo") > 0
+    assert page("/readyz") == (200, "ready\n")
+    assert 'ready_seconds{service="echo"}' in page("/metrics")[1]
+    assert page("/secrets")[0] == 404
+    with pytest.raises(PortTaken, match=str(free_port)):
+        status.serve("127.0.0.1", free_port, readiness)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -13,7 +13,7 @@ from livevideo.v1.control_pb2 import ControlEvent, Keys
 from services.engine.engine import Engine, Tick
 from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
-from services.errors import EngineFull, ServiceStopping, StepFailed, ViewerGone
+from services.errors import EngineFull, OutOfMemory, ServiceStopping, StepFailed, ViewerGone
 
 KEYS = ("left", "right")
 PERIOD_S = 4 / 24
@@ -24,15 +24,20 @@ class Counting:
 
     def __init__(self, slots: int = 2) -> None:
         self.slots, self.ages, self.fails = slots, dict[int, int](), False
+        self.room = slots  # for how many sessions there is memory
 
     def open(self, slot: int, image: Tensor | None, prompt: str, seed: int) -> Tensor:
         assert slot not in self.ages
+        if len(self.ages) == self.room:
+            raise MemoryError
         self.ages[slot] = 0
         return torch.zeros(1, 1, 2)
 
     def step(self, controls: Mapping[int, Tensor]) -> dict[int, Tensor]:
         if self.fails:
             raise RuntimeError("out of dreams")
+        if len(controls) > self.room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
         for slot in controls:
             self.ages[slot] += 1
         return {slot: torch.tensor([[[self.ages[slot], held[0, 1]]]]) for slot, held in controls.items()}
@@ -232,3 +237,111 @@ async def test_stopping_ends_every_stay_and_seats_nobody(engine: Engine) -> None
         await residence.take()
     with pytest.raises(ServiceStopping):
         engine.admit()
+
+
+async def test_phases_take_turns_within_a_period(world: Counting, clock: Clock) -> None:
+    world.slots, world.room = 4, 4
+    engine = Engine(
+        world, keys=KEYS, frames_per_second=24, phases=2, executor=AtOnce(), clock=clock, sleep=clock.sleep
+    )
+    residences = [await seated(engine) for _ in range(4)]
+    assert [residence.phase for residence in residences] == [0, 1, 0, 1]
+    step, steps = world.step, list[tuple[float, tuple[int, ...]]]()
+
+    def noted(controls: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        steps.append((round(clock.now_s / PERIOD_S, 3), tuple(controls)))
+        if len(steps) == 4:
+            running.cancel()
+        return step(controls)
+
+    world.step = noted  # type: ignore[method-assign]
+    running = asyncio.create_task(engine.run())
+    await asyncio.wait([running], timeout=20)
+    assert steps == [(0.5, (1, 3)), (1.0, (0, 2)), (1.5, (1, 3)), (2.0, (0, 2))]
+
+
+async def test_a_seat_that_was_left_is_filled_in_its_phase(world: Counting) -> None:
+    world.slots, world.room = 4, 4
+    engine = Engine(world, keys=KEYS, frames_per_second=24, phases=2, executor=AtOnce())
+    residences = [await seated(engine) for _ in range(3)]
+    residences[1].end()
+    assert (await seated(engine)).phase == 1
+
+
+async def test_a_session_that_finds_no_memory_is_refused_and_nobody_else_is_hurt(
+    engine: Engine, world: Counting
+) -> None:
+    world.room = 1
+    lucky, unlucky = await seated(engine), engine.admit()
+    with pytest.raises(OutOfMemory) as refusal:
+        await engine.open(unlucky, Mailbox(KEYS), None, "", 1)
+    unlucky.end(refusal.value)
+    assert refusal.value.retry_after_s
+    assert engine.trouble
+    assert engine.slots_offered == 0
+    assert engine.slots_free == 1
+    await engine.tick()
+    assert (await taken(lucky))[0] == 1
+    await engine.probe()
+    assert engine.trouble
+    world.room = 2
+    await engine.probe()
+    assert engine.trouble is None
+    assert engine.slots_offered == 2
+    await seated(engine)  # the probe has left its slot
+
+
+async def test_a_step_without_memory_costs_the_newest_its_seat_and_the_others_no_latent(
+    engine: Engine, world: Counting, clock: Clock
+) -> None:
+    old = await seated(engine)
+    clock.now_s += 1.0
+    new = await seated(engine)
+    right = ControlEvent(seq=7, keys=Keys(down=["right"]))
+    old.mailbox.put(right, received_at_s=1.0, path_s=0.0, now_s=clock())
+    world.room = 1
+    await engine.tick()
+    assert await taken(old) == (1, 1.0)
+    with pytest.raises(OutOfMemory):
+        await new.take()
+    assert engine.slots_free == 1
+
+
+async def test_a_session_is_refused_where_too_little_memory_is_left(world: Counting) -> None:
+    left = [10]
+    engine = Engine(
+        world, keys=KEYS, frames_per_second=24, session_bytes=11, executor=AtOnce(),
+        available_bytes=lambda: left[0],
+    )  # fmt: skip
+    with pytest.raises(OutOfMemory, match="takes 11 bytes of memory, and 10 are left"):
+        engine.admit()
+    assert engine.slots_free == 2
+    await engine.probe()
+    assert engine.trouble
+    left[0] = 11
+    await engine.probe()
+    engine.admit()
+
+
+async def test_a_warm_engine_knows_what_a_full_house_costs(
+    engine: Engine, world: Counting, clock: Clock
+) -> None:
+    step = world.step
+
+    def slow(controls: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        clock.now_s += (0.5 + 0.1 * len(controls)) * PERIOD_S
+        return step(controls)
+
+    world.step = slow  # type: ignore[method-assign]
+    await engine.warm_up(8)
+    assert engine.slots_offered == 2
+    assert engine.step_s == pytest.approx(0.6 * PERIOD_S)
+    await seated(engine)
+
+
+async def test_a_full_house_that_does_not_fit_is_said_before_anybody_comes(
+    engine: Engine, world: Counting
+) -> None:
+    world.room = 1
+    with pytest.raises(OutOfMemory):
+        await engine.warm_up(8)

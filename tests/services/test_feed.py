@@ -79,7 +79,7 @@ async def test_no_receipt_is_lost_however_often_follow_breaks(
     stub = session_pb2_grpc.SessionServiceStub(dial(await serve(sessions)))
     before = running()
     mailbox = Mailbox(("up",))
-    feed = ControlFeed(stub, "road-1", 1, Residence(0, 0.0, lambda residence: None), mailbox, retry_s=0.01)
+    feed = ControlFeed(stub, "road-1", 1, Residence(0, 0, 0.0, lambda residence: None), mailbox, retry_s=0.01)
     task = asyncio.create_task(feed.run(time.monotonic))
     for call in range(1, BREAKS + 1):
         await eventually(lambda call=call: mailbox.newest_seq == call)  # type: ignore[misc]

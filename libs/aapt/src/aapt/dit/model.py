@@ -219,13 +219,18 @@ class DiT(nn.Module):
         """How many tokens a clip of such latents has."""
         return latents.shape[1] * (latents.shape[-2] // PATCH) * (latents.shape[-1] // PATCH)
 
-    def new_cache(self, slots: int, height: int, width: int) -> KVCache:
-        """An empty cache for `slots` sessions of latents of this size; each rank has that of its heads."""
+    def new_cache(
+        self, slots: int, height: int, width: int, device: torch.device | str | None = None
+    ) -> KVCache:
+        """An empty cache for `slots` sessions of latents of this size; each rank has that of its heads.
+
+        device: default that of the weights; "meta" tells the size and takes none.
+        """
         config, like = self.config, self.head.weight
         return KVCache(
             layers=config.layers, slots=slots, window=config.window, tokens=(height // PATCH) * (width //
             PATCH), text_tokens=config.text_tokens, heads=self.parallel.own_heads(config.heads),
-            text_heads=config.heads, head_dim=config.head_dim, device=like.device, dtype=like.dtype,
+            text_heads=config.heads, head_dim=config.head_dim, device=device or like.device, dtype=like.dtype,
         )  # fmt: skip
 
     def read_text(self, text: Text, cache: KVCache, slot: int) -> None:

@@ -1,0 +1,45 @@
+"""`Capacity`: how many sessions a period has time for, by what steps were measured to take."""
+
+import statistics
+from collections import deque
+
+_MEASURED_STEPS = 64  # of one size; the median is taken over this many
+_STEPS_TO_TRUST = 8  # the first steps of a process are slow and say nothing
+
+
+class Capacity:
+    """What a step for so many sessions costs, and how many seats that leaves.
+
+    phases: sessions are spread evenly over so many ticks in each period; those of one phase share a step.
+    headroom: the share of the time between two ticks that a step may take.
+    """
+
+    def __init__(self, *, period_s: float, phases: int, headroom: float) -> None:
+        self._phases = phases
+        self._room_s = headroom * period_s / phases
+        self._took_s: dict[int, deque[float]] = {}
+
+    def measured(self, sessions: int, step_s: float) -> None:
+        """Take in what one step for `sessions` took."""
+        self._took_s.setdefault(sessions, deque(maxlen=_MEASURED_STEPS)).append(step_s)
+
+    def step_s(self, sessions: int) -> float:
+        """What a step for so many takes. 0: nothing is known.
+
+        A size that was not measured costs what the nearest smaller one does a session: sessions share some of
+        a step's cost, so this is too much rather than too little. Below the smallest, it costs as much as
+        that.
+        """
+        trusted = {size: took for size, took in self._took_s.items() if len(took) >= _STEPS_TO_TRUST}
+        if not trusted:
+            return 0.0
+        nearest = max((size for size in trusted if size <= sessions), default=min(trusted))
+        return statistics.median(trusted[nearest]) * max(1.0, sessions / nearest)
+
+    def seats(self, slots: int) -> int:
+        """How many of `slots` a period has time for; one always, or a slow moment would be the last that is
+        ever measured."""
+        in_phase = range(1, -(-slots // self._phases) + 1)
+        in_phase = range(1, -(-slots // self._phases) + 1)
+        sizes = [size for size in in_phase if self.step_s(size) <= self._room_s]
+        return max(1, min(slots, self._phases * max(sizes, default=0)))

@@ -1,0 +1,67 @@
+"""What a process says of itself over HTTP: /metrics to Prometheus, /healthz and /readyz to who runs it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import prometheus_client
+
+from services import telemetry
+from services.errors import PortTaken
+
+_BEGAN_S = time.monotonic()  # imported when a process begins, before anything large is loaded
+
+
+@dataclass
+class Readiness:
+    """Whether players may be sent here, and why not."""
+
+    trouble: str | None = "it is starting"
+
+    def begin(self, service: str) -> float:
+        """Ready from now on. Returns how long that took since the process began, and keeps it as a metric."""
+        self.trouble = None
+        took_s = time.monotonic() - _BEGAN_S
+        telemetry.READY.labels(service).set(took_s)
+        return took_s
+
+
+def serve(host: str, port: int, readiness: Readiness) -> None:
+    """Serves the pages from a thread of its own, for good. Raises PortTaken."""
+    metrics = prometheus_client.make_wsgi_app()
+
+    def page(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path, trouble = environ["PATH_INFO"], readiness.trouble
+        if path == "/healthz":
+            return _answer(start_response, "200 OK", "alive")
+        if path == "/readyz":
+            status = "503 Service Unavailable" if trouble else "200 OK"
+            return _answer(start_response, status, f"not ready: {trouble}" if trouble else "ready")
+        if path in ("/metrics", "/"):
+            return metrics(environ, start_response)  # type: ignore[no-any-return]
+        return _answer(start_response, "404 Not Found", "there are /metrics, /healthz and /readyz")
+
+    try:
+        server = make_server(host, port, page, _Server, _Silent)
+    except OSError as error:
+        raise PortTaken(
+            f"metrics cannot be served on {host}:{port}: {error.strerror}; set another METRICS_PORT"
+        ) from error
+    threading.Thread(target=server.serve_forever, name="status", daemon=True).start()
+
+
+def _answer(start_response: Callable[..., Any], status: str, text: str) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+    return [text.encode() + b"\n"]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None: ...
