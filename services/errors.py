@@ -88,6 +88,13 @@ class OutOfMemory(EngineFull):
     reason = "out_of_memory"
 
 
+class DecoderFull(ServiceError):
+    """This decoder has no time for another viewer; watch at another one, or later."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "decoder_full"
+
+
 class NoEngine(ServiceError):
     """No live engine serves the model now; try again when one has started."""
 

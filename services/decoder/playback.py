@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -57,6 +57,7 @@ class Playback:
         executor: Executor,
         *,
         latents_in_flight: int,
+        on_rendered: Callable[[float], None],
     ) -> None:
         self._source = source
         self._session = session
@@ -65,6 +66,7 @@ class Playback:
         self._clock = clock
         self._executor = executor
         self._latents_in_flight = latents_in_flight
+        self._on_rendered = on_rendered
         # Bounded by the credits: no more latents come than may be in flight.
         self._coming: asyncio.Queue[Seated | Rendered | _End] = asyncio.Queue()
         self._sent = 0  # frames
@@ -159,4 +161,5 @@ class Playback:
             start_s = time.monotonic()
             pictures.append(self._encoder.encode(np.ascontiguousarray(frame)))
             encode_s.append(time.monotonic() - start_s)
+        self._on_rendered(decode_s + sum(encode_s))
         return Rendered(latent, pictures, decode_s, encode_s, time.monotonic())

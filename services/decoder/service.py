@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import grpc
 import torch
 
+from aapt.shapes import FRAMES_PER_LATENT
 from aapt.vae.model import VideoVAE
 from aapt.vae.streaming import StreamingVAE
 from livevideo.v1 import frame_pb2_grpc, session_pb2_grpc
@@ -20,6 +21,7 @@ from services.app import Context, open_channel
 from services.decoder.clock import FrameClock
 from services.decoder.encoders import encoder_for
 from services.decoder.playback import Playback
+from services.decoder.room import Room
 from services.decoder.source import LatentSource
 from services.errors import BadRequest, ServiceStopping, SessionClosed, ViewerGone
 
@@ -47,6 +49,9 @@ class Settings:
     key_period_s: float = 2.0  # between two key frames of H.264
     codec_threads: int = 1  # sessions that are decoded at the same time
     torch_threads: int = 1  # for each of them
+    headroom: float = 0.8  # share of their time that may be spent, or no more viewers are taken
+    # What a viewer takes: the codec's tails, the latents that are kept, the frames that wait.
+    session_bytes: int = 64 << 20
 
 
 class DecoderService(frame_pb2_grpc.FrameServiceServicer):
@@ -62,6 +67,9 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         )
         self._channel: grpc.aio.Channel | None = None
         self._playbacks: set[Playback] = set()
+        self._room = Room(
+            threads=settings.codec_threads, headroom=settings.headroom, session_bytes=settings.session_bytes
+        )
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
         frame_pb2_grpc.add_FrameServiceServicer_to_server(self, server)
@@ -85,6 +93,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         session = await self._sessions.Get(GetRequest(session_id=start.session_id), timeout=5.0)
         if session.state == SESSION_STATE_CLOSED:
             raise SessionClosed(f"session {start.session_id} has ended; open a new one")
+        self._room.check(len(self._playbacks), FRAMES_PER_LATENT / session.model.frames_per_second)
         playback = self._playback(start, session)
         tasks = [
             asyncio.create_task(playback.render()),
@@ -137,6 +146,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             FrameClock(model.frames_per_second, settings.playout_delay_s),
             self._executor,
             latents_in_flight=settings.latents_in_flight,
+            on_rendered=self._room.rendered,
         )
 
     @property

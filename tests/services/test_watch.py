@@ -162,3 +162,27 @@ async def test_a_viewer_that_says_nothing_is_not_waited_for(frames: "FrameServic
     refusal = await read_until_refused(frames.Watch())
     assert isinstance(refusal, errors.BadRequest)
     assert refusal.message == "start.session_id: no message came within 1 s; name the session at once"
+
+
+async def test_a_viewer_for_whom_there_is_no_time_is_refused_and_who_watches_stays(
+    watch: Watching,
+    decoder: NotedDecoder,
+    frames: "FrameServiceAsyncStub",
+    session_stub: "SessionServiceAsyncStub",
+) -> None:
+    async def until_frame() -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            while not (isinstance(said := await watch.read(), WatchResponse) and said.HasField("frame")):
+                pass
+
+    await until_frame()
+    for _ in range(64):
+        decoder._room.rendered(0.01)  # a latent comes every 4 ms
+    second = frames.Watch()
+    session = await session_stub.Open(OpenRequest())
+    await second.write(WatchRequest(start=WatchStart(session_id=session.session_id)))
+    refusal = await read_until_refused(second)
+    assert isinstance(refusal, errors.DecoderFull)
+    assert refusal.retry_after_s
+    await until_frame()
+    watch.cancel()
