@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 
 from livevideo.v1.frame_pb2 import Frame
 
-STAGES = ("control_path", "tick_wait", "step", "decode", "encode", "send")
+STAGES = ("control_path", "tick_wait", "step", "handover", "decode", "encode", "send")
 
 
 @dataclass(frozen=True)

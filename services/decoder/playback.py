@@ -29,6 +29,7 @@ class Rendered:
     pictures: list[Picture]
     decode_s: float
     encode_s: list[float]
+    handover_s: float
     ready_s: float
 
     @property
@@ -142,6 +143,7 @@ class Playback:
                     decode_s=rendered.decode_s,
                     encode_s=rendered.encode_s[0],
                     send_s=now_s - rendered.ready_s,
+                    handover_s=rendered.handover_s,
                 )
             )
             if latent.control_received_at_s:
@@ -161,5 +163,7 @@ class Playback:
             start_s = time.monotonic()
             pictures.append(self._encoder.encode(np.ascontiguousarray(frame)))
             encode_s.append(time.monotonic() - start_s)
-        self._on_rendered(decode_s + sum(encode_s))
-        return Rendered(latent, pictures, decode_s, encode_s, time.monotonic())
+        took_s = decode_s + sum(encode_s)
+        self._on_rendered(took_s)
+        handover_s = max(0.0, time.time() - latent.made_at_s - took_s) if latent.made_at_s else 0.0
+        return Rendered(latent, pictures, decode_s, encode_s, handover_s, time.monotonic())

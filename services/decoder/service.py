@@ -12,7 +12,7 @@ import torch
 
 from aapt.shapes import FRAMES_PER_LATENT
 from aapt.vae.model import VideoVAE
-from aapt.vae.streaming import StreamingVAE
+from aapt.vae.streaming import StreamingVAE, for_serving
 from livevideo.v1 import frame_pb2_grpc, session_pb2_grpc
 from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
@@ -60,7 +60,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
     name = "decoder"
 
     def __init__(self, vae: VideoVAE, settings: Settings) -> None:
-        self._vae = vae
+        self._vae = for_serving(vae)
         self._settings = settings
         self._executor = ThreadPoolExecutor(
             settings.codec_threads, "codec", torch.set_num_threads, (settings.torch_threads,)

@@ -224,17 +224,17 @@ class Engine:
         turns = {residence.slot: residence.mailbox.take() for residence in due}
         controls = {slot: self._rows(turn) for slot, turn in turns.items()}
 
-        def timed() -> tuple[dict[int, Tensor], float]:
+        def timed() -> tuple[dict[int, Tensor], float, float]:
             start_s = self.clock()
             for residence in due:
                 if (prompt := turns[residence.slot].prompt) is not None:
                     self._world.set_prompt(residence.slot, prompt)
             made = self._world.step({residence.slot: controls[residence.slot] for residence in due})
-            return made, self.clock() - start_s
+            return made, self.clock() - start_s, time.time()
 
         while True:
             try:
-                latents, step_s = await self._in_memory(timed)
+                latents, step_s, made_at_s = await self._in_memory(timed)
                 break
             except OutOfMemory as error:
                 # The newest has to leave, since there was memory before it came; the others go on at once.
@@ -254,8 +254,8 @@ class Engine:
             if self._residents.get(residence.slot) is residence:
                 slot, turn = residence.slot, turns[residence.slot]
                 wait_s = now_s - turn.arrived_at_s if turn.seqs else 0.0
-                made = Made(residence.next_index, latents[slot], controls[slot], turn, wait_s, step_s)
-                residence.deliver(made)
+                index, latent = residence.next_index, latents[slot]
+                residence.deliver(Made(index, latent, controls[slot], turn, wait_s, step_s, made_at_s))
         return step_s
 
     def _rows(self, turn: Turn) -> Tensor:

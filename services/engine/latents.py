@@ -29,6 +29,7 @@ def to_message(made: Made) -> Latent:
         control_seq=turn.control_seq,
         control_received_at_s=turn.received_at_s,
         controls=made.controls.flatten().tolist(),
+        made_at_s=made.made_at_s,
         times=StageTimes(control_path_s=turn.path_s, tick_wait_s=made.tick_wait_s, step_s=made.step_s),
     )
 

@@ -20,6 +20,7 @@ class Made:
     turn: Turn
     tick_wait_s: float = 0.0
     step_s: float = 0.0
+    made_at_s: float = 0.0  # since 1970; 0: by no step
 
 
 class Residence:

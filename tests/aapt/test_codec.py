@@ -1,12 +1,15 @@
 """The codec: sizes, causality, and streaming that equals decoding at once."""
 
+import copy
+
 import pytest
 import torch
 
 from aapt.presets import DEBUG
 from aapt.shapes import to_frames, to_video
+from aapt.vae import streaming
 from aapt.vae.model import VideoVAE
-from aapt.vae.streaming import StreamingVAE
+from aapt.vae.streaming import StreamingVAE, for_serving
 
 
 @pytest.fixture
@@ -67,3 +70,19 @@ def test_a_clip_that_does_not_divide_is_refused_with_its_size(vae: VideoVAE, sha
 def test_frames_survive_the_way_to_video_and_back() -> None:
     frames = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8)
     assert torch.equal(to_frames(to_video(frames)), frames)
+
+
+def test_a_codec_in_half_precision_makes_the_same_frames_but_for_a_shade(vae: VideoVAE) -> None:
+    latents = torch.randn(5, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+    exact, served = StreamingVAE(vae), StreamingVAE(copy.deepcopy(vae).bfloat16())
+    for latent in latents:
+        shade = (exact.decode(latent).int() - served.decode(latent).int()).abs()
+        assert shade.max() <= 4
+
+
+def test_a_processor_that_emulates_bfloat16_is_spared(vae: VideoVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "multiplies_bfloat16", lambda: False)
+    assert for_serving(vae) is vae
+    monkeypatch.setattr(streaming, "multiplies_bfloat16", lambda: True)
+    assert for_serving(vae).mean.dtype is torch.bfloat16
+    assert vae.mean.dtype is torch.float32

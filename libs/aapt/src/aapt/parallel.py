@@ -23,12 +23,15 @@ class SequenceParallel:
     Every exchange has its own true gradient, that of the sum of all ranks' losses. The *mean* of a
     parameter's gradients over the ranks is therefore the gradient of the one loss, whether the work was
     shared out (blocks) or done by all (what stands before `split` and behind `gather`).
+
+    sent_bytes: what this rank has sent to others in forward passes, so far.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         self._group = group
         self._ranks = 1 if group is None else group.size()
         self._rank = 0 if group is None else group.rank()
+        self.sent_bytes = 0
 
     def __deepcopy__(self, memo: dict[int, object]) -> "SequenceParallel":
         return self  # a copy of a network works with the same ranks
@@ -75,6 +78,7 @@ class SequenceParallel:
         return pad(x, (0, 0, 0, -x.shape[1] % self._ranks))
 
     def _exchange(self, parts: Tensor) -> Tensor:
+        self.sent_bytes += parts.nbytes // self._ranks * (self._ranks - 1)
         return _Exchange.apply(parts, self._group)
 
 

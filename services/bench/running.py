@@ -1,0 +1,56 @@
+"""The services as a process of their own, started and stopped by whoever measures them."""
+
+import asyncio
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+READY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process that serves."""
+
+    pid: int
+    address: str  # host:port of every gRPC service
+
+
+@asynccontextmanager
+async def running(*options: str) -> AsyncIterator[Running]:
+    """`services.play` on free ports, for as long as the block lasts."""
+    port, page_port = _free_ports()
+    with tempfile.TemporaryFile() as said:
+        service = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "services.play", "--no-browser"),
+            *("--grpc-port", str(port), "--web-port", str(page_port), *options),
+            stdout=said,
+        )
+        try:
+            await _until_open("127.0.0.1", port)
+            yield Running(service.pid, f"127.0.0.1:{port}")
+        finally:
+            service.terminate()
+            await service.wait()
+
+
+async def _until_open(host: str, port: int) -> None:
+    async with asyncio.timeout(READY_S):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return
+
+
+def _free_ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
