@@ -243,3 +243,38 @@ def test_a_run_that_was_stopped_goes_on_with_both_players(clips: Clips, tmp_path
         assert all(torch.equal(whole[player][name], resumed[player][name]) for name in whole[player])
     last = json.loads((tmp_path / "whole" / "log.jsonl").read_text().splitlines()[-1])
     assert "sharpness_15" in last["held_out"]
+
+
+def test_the_anchor_adds_the_gradient_of_the_distance_from_the_truth(model: Model, clips: Clips) -> None:
+    def gradient(anchor: float) -> torch.Tensor:
+        torch.manual_seed(0)  # the heads of the discriminator begin at random
+        adversarial = stage(model, clips, extensions=0, anchor=anchor)
+        segments = adversarial.draw(torch.Generator().manual_seed(3))
+        adversarial.learn_generator(segments, torch.Generator().manual_seed(4))
+        found = model.dit.patch.weight.grad
+        assert found is not None
+        model.dit.zero_grad()
+        return found
+
+    added = gradient(2.0) - gradient(0.0)
+    random = torch.Generator().manual_seed(4)
+    torch.rand(2, generator=random)  # the discriminator's time
+    true = clips.batch(random, 2, LENGTH)
+    noise = torch.randn(true.latents.shape, generator=random)
+    made = noise - model.dit(noise, true.previous, torch.ones(2), true.text, true.controls)
+    (2.0 * (made - true.latents).square().mean()).backward()
+    assert model.dit.patch.weight.grad is not None
+    torch.testing.assert_close(added, model.dit.patch.weight.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_judge_that_is_shown_exchanged_keys_learns_to_look_at_them(model: Model, clips: Clips) -> None:
+    adversarial = stage(model, clips, extensions=0, penalty=0.0, mismatched=4.0)
+    judges = torch.optim.Adam(adversarial.discriminator.parameters(), lr=1e-3)
+    segments = adversarial.draw(torch.Generator().manual_seed(0))
+    leads = []
+    for step in range(15):
+        judges.zero_grad()
+        numbers = adversarial.learn_discriminator(segments, torch.Generator().manual_seed(step))
+        leads.append(numbers["lead_of_own_keys"])
+        judges.step()
+    assert sum(leads[-3:]) > sum(leads[:3]) + 1

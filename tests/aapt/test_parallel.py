@@ -31,7 +31,23 @@ def everything(name: str, parallel: SequenceParallel | None = None) -> dict[str,
         **rollouts(model),
         **continued_pass(model),
         **discriminated(model),
+        **moved(model, parallel),
     }
+
+
+def moved(model: Model, parallel: SequenceParallel) -> dict[str, Tensor]:
+    """What a step sends beyond what Ulysses must, where tokens and heads divide: nothing."""
+    preset, ranks = model.preset, dist.get_world_size() if dist.is_initialized() else 1
+    config = preset.dit
+    tokens = (preset.height_px // 16) * (preset.width_px // 16)
+    rollout = Rollout(model, 1)
+    rollout.open(0, None, "a test", 5)
+    before = parallel.sent_bytes
+    rollout.step({0: torch.zeros(4, 4)})
+    own, heads = -(-tokens // ranks), -(-config.heads // ranks)
+    of_layers = config.layers * own * heads * config.head_dim * 4  # q, k, v and what attention made
+    least = 4 * (ranks - 1) * (of_layers + own * 4 * config.latent_channels)
+    return {"sent needlessly": torch.tensor(parallel.sent_bytes - before - least)}
 
 
 def network(preset: Preset, parallel: SequenceParallel) -> Model:

@@ -3,7 +3,7 @@
 import torch
 
 from aapt.checkpoint import untrained
-from aapt.evals.obey import measure_obedience, mirrored, sideways_px
+from aapt.evals.obey import game_turns, measure_obedience, mirrored, sideways_px
 from aapt.presets import DEBUG
 from aapt.worlds.latents import Batch
 
@@ -38,3 +38,9 @@ def test_a_network_that_has_learnt_nothing_reads_no_keys() -> None:
     numbers = measure_obedience(model, batch)
     assert numbers["error_true"] == numbers["error_mirrored"] == numbers["error_without"]
     assert numbers["turn_left_px"] == numbers["turn_right_px"]
+
+
+def test_the_game_turns_as_its_keys_say() -> None:
+    turns = game_turns()
+    assert turns["game_turn_left_px"] > 4
+    assert turns["game_turn_right_px"] < -4

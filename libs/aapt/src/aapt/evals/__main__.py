@@ -191,12 +191,13 @@ def _rounded(value: float | None) -> float | None:
 
 def _obey(options: argparse.Namespace) -> dict[str, float]:
     from aapt.evals.drives import encode_drives, find_drives, latents_in
-    from aapt.evals.obey import measure_obedience
+    from aapt.evals.obey import game_turns, measure_obedience
 
     model = _model(options)
     paths = find_drives(model.preset, options.data, options.seconds, options.clips)
     batch = encode_drives(model, paths, latents_in(model.preset, options.seconds))
-    return _shown(measure_obedience(model, batch, options.seed))
+    told = game_turns() if model.preset.name == "road" else {}
+    return _shown(measure_obedience(model, batch, options.seed) | told)
 
 
 def _regressor(options: argparse.Namespace) -> dict[str, float]:

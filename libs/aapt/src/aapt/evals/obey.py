@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,11 +10,12 @@ from torch import Tensor
 from aapt.checkpoint import Model
 from aapt.evals.drift import play
 from aapt.flow import clean_estimate
-from aapt.shapes import FRAMES_PER_LATENT, Controls, Video
+from aapt.shapes import FRAMES_PER_LATENT, Controls, Video, to_video
 from aapt.worlds.latents import Batch
 
 REACH_PX = 10  # the largest turn looked for between a latent's first and last frame
 SKIPPED_LATENTS = 2  # a car answers its wheel with a delay
+GAMES, FIRST_SEED = 8, 20_000  # no training has seen their tracks
 
 
 @torch.inference_mode()
@@ -40,6 +42,14 @@ def measure_obedience(model: Model, batch: Batch, seed: int = 0) -> dict[str, fl
     return numbers
 
 
+def game_turns() -> dict[str, float]:
+    """What `turn_*` are in `road` itself: a car at speed on eight tracks, with up and one steering key.
+
+    Raises ModuleNotFoundError where the game is not installed.
+    """
+    return {f"game_turn_{key}_px": round(_game_turn_px(key), 2) for key in ("left", "right")}
+
+
 def mirrored(model: Model, controls: Controls) -> Controls:
     """The same keys with left and right exchanged."""
     keys = list(model.preset.keys)
@@ -58,6 +68,23 @@ def _turn_px(model: Model, batch: Batch, key: str) -> float:
     video = model.vae.decode(torch.cat([batch.first[:, None], made], 1))[:, 1:]
     turned = video[:, FRAMES_PER_LATENT * (latents + SKIPPED_LATENTS) :]
     return float(sideways_px(turned).mean())
+
+
+def _game_turn_px(key: str) -> float:
+    from aapt.worlds import road  # pygame is no small thing to load, and may not be there
+
+    held = np.array([each in ("up", key) for each in road.KEYS])
+    turns = []
+    for seed in range(FIRST_SEED, FIRST_SEED + GAMES):
+        game = road.Road(seed)
+        game.place(tile=20, offset_m=0.0, turn_rad=0.0, speed_mps=road.CRUISE_SPEED_MPS)
+        frames = []
+        for _ in range(road.FRAMES_PER_SECOND):
+            game.step(held)
+            frames.append(game.picture())
+        video = to_video(torch.from_numpy(np.array(frames[FRAMES_PER_LATENT * SKIPPED_LATENTS :])))
+        turns.append(float(sideways_px(video[None]).mean()))
+    return sum(turns) / len(turns)
 
 
 def sideways_px(video: Video) -> Float[Tensor, "b n"]:

@@ -38,6 +38,11 @@ class AdversarialConfig:
     judge_rate: the discriminator's learning rate, of the generator's. judge_first: steps in which it learns
       alone. RMSProp takes steps of full length however little a gradient says, and a judge whose heads are
       still random leads a small generator astray within fifty of them.
+    anchor: weight, in the generator's loss, of its squared distance from the truth one step behind true
+      latents. The judge asks for a likely video; this holds the generator to the one that the keys ask for.
+      0: none (paper).
+    mismatched: weight, in the discriminator's loss, of real clips under the keys of others, which are to fall
+      below the same clips under their own. Without it the judge hardly looks at the keys. 0: none (paper).
     teacher_forced: each latent is made and judged behind true ones; the paper's ablation (appendix D).
     """
 
@@ -53,6 +58,8 @@ class AdversarialConfig:
     judges_latents: bool = True
     judge_rate: float = 1.0
     judge_first: int = 0
+    anchor: float = 0.0
+    mismatched: float = 0.0
     teacher_forced: bool = False
 
     def __post_init__(self) -> None:
@@ -144,8 +151,14 @@ class Adversarial:
             adversarial = softplus(fake - real).mean()
             penalty = ((real - real_near).square() + (fake - beside).square()).mean()
             loss = adversarial + config.penalty * penalty
+            numbers.add(adversarial=adversarial, penalty=penalty, lead=(real - fake).mean())
+            if config.mismatched:
+                others = replace(segment.real, controls=segment.real.controls.roll(1, 0))
+                (wrong,) = self._logits((others,), t)
+                loss = loss + config.mismatched * softplus(wrong - real).mean()
+                numbers.add(lead_of_own_keys=(real - wrong).mean())
             (loss / len(segments)).backward()
-            numbers.add(loss=loss, adversarial=adversarial, penalty=penalty, lead=(real - fake).mean())
+            numbers.add(loss=loss)
         return numbers.means()
 
     def learn_generator(self, segments: tuple[Segment, ...], generator: torch.Generator) -> dict[str, float]:
@@ -164,6 +177,11 @@ class Adversarial:
             (loss / len(segments)).backward()
             numbers.add(loss=loss)
         self.discriminator.requires_grad_(True)
+        if config.anchor:
+            true = self._clips.batch(generator, config.clips, config.length, config.late)
+            distance = self._distance(true, generator)
+            (config.anchor * distance).backward()
+            numbers.add(anchor=distance)
         return numbers.means()
 
     def play(
@@ -242,6 +260,12 @@ class Adversarial:
     def _noise(self, seeds: list[int], fake: Batch) -> Latents:
         preset, indices = self._whole.preset, fake.index[0].tolist()
         return torch.stack([torch.stack([noise(preset, seed, i) for i in indices]) for seed in seeds])
+
+    def _distance(self, true: Batch, generator: torch.Generator) -> Float[Tensor, ""]:
+        t: Time = torch.ones(len(true.latents))
+        noise = torch.randn(true.latents.shape, generator=generator)
+        predicted = self.model(noise, true.previous, t, true.text, true.controls, true.index)
+        return (clean_estimate(noise, predicted, t) - true.latents).square().mean()
 
     @torch.no_grad()
     def _forced(self, generator: torch.Generator) -> Segment:
