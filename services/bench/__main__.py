@@ -14,6 +14,7 @@ from loadtests.crowd import Outcome, play_together
 from loadtests.player import Addresses, Script
 from services.bench.running import running
 from services.bench.session import measure
+from services.bench.soak import plot, soak
 
 SLOTS = 16  # more than there is time for: what is held is decided by what was measured
 
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="of the one session; 0: none")
     parser.add_argument("--crowds", type=int, nargs="*", default=[1, 2, 4, 8], help="players at once")
     parser.add_argument("--crowd-seconds", type=float, default=60.0)
+    parser.add_argument("--soak-minutes", type=float, default=0.0, help="of sessions that come and go")
+    parser.add_argument("--plot", type=Path, help="draw the memory of the soak, as PNG")
     parser.add_argument("--script", default="road-lap")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -58,6 +61,12 @@ def main() -> None:
         keep("crowds", {"seconds": options.crowd_seconds, "outcomes": [*map(asdict, outcomes)]}, options.out)
         named = f"{machine()}, crowds, {options.crowd_seconds:g} s"
         print(table(named, [row for outcome in outcomes for row in rows(outcome)]))
+    if options.soak_minutes:
+        soaked = asyncio.run(soak(options.soak_minutes, options.script))
+        keep("soak", asdict(soaked), options.out)
+        print(table(f"{machine()}, soak of {options.soak_minutes:g} min", soaked.rows()))
+        if options.plot:
+            plot(soaked, options.plot)
 
 
 if __name__ == "__main__":

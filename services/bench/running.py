@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 READY_S = 60.0
+SAMPLE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,12 @@ class Running:
 
     pid: int
     address: str  # host:port of every gRPC service
+
+    def resident_mb(self) -> float:
+        """Memory that it holds now. 0 where there is no /proc."""
+        status = Path(f"/proc/{self.pid}/status")
+        lines = status.read_text().splitlines() if status.exists() else []
+        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 
 @asynccontextmanager

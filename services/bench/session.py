@@ -8,16 +8,14 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from loadtests.player import Addresses, Player, Script
 from loadtests.report import Measurements, Report
-from services.bench.running import running
+from services.bench.running import SAMPLE_S, Running, running
 
-SAMPLE_S = 5.0
 LATENTS_PER_MINUTE = 360
 
 
@@ -71,10 +69,10 @@ async def measure(minutes: float, script: str) -> Cost:
     """Start the services, play, and stop them."""
     started_s = time.monotonic()
     async with running() as service:
-        return await _play(service.pid, service.address, minutes, script, started_s)
+        return await _play(service, minutes, script, started_s)
 
 
-async def _play(pid: int, address: str, minutes: float, script: str, started_s: float) -> Cost:
+async def _play(service: Running, minutes: float, script: str, started_s: float) -> Cost:
     kept: list[Measurements] = []
     memory_mb: list[float] = []
     first_frame_s: list[float] = []
@@ -86,8 +84,8 @@ async def _play(pid: int, address: str, minutes: float, script: str, started_s: 
             kept.append(measured)
             first_frame_s.append(time.monotonic() - started_s)
 
-    sampling = asyncio.create_task(_sample(pid, memory_mb))
-    player = Player(Addresses(address, address, address))
+    sampling = asyncio.create_task(_sample(service, memory_mb))
+    player = Player(Addresses(service.address, service.address, service.address))
     try:
         report = await player.play(Script.load(script), minutes * 60, on_frame=watch)
     finally:
@@ -107,13 +105,7 @@ async def _play(pid: int, address: str, minutes: float, script: str, started_s: 
     )
 
 
-async def _sample(pid: int, memory_mb: list[float]) -> None:
+async def _sample(service: Running, memory_mb: list[float]) -> None:
     while True:
-        memory_mb.append(_resident_mb(pid))
+        memory_mb.append(service.resident_mb())
         await asyncio.sleep(SAMPLE_S)
-
-
-def _resident_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status")  # Linux; elsewhere memory reads 0
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
