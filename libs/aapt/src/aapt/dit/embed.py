@@ -80,7 +80,7 @@ class KeyEncoder(nn.Module):
         )
 
     def forward(self, controls: Controls, height: int, width: int) -> ControlMaps:
-        vector = self.mlp(controls.flatten(2))
+        vector = self.mlp(controls.flatten(2).to(next(self.mlp.parameters()).dtype))
         return repeat(vector, "b t k -> b t k h w", h=height, w=width)
 
 

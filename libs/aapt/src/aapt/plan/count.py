@@ -72,10 +72,11 @@ def count(preset: Preset) -> Count:
         latent, controls = _inputs(preset, dit)
         kept = dit.new_cache(1, *latent.shape[-2:])
         text = torch.empty(1, preset.dit.text_tokens, preset.dit.text_dim)
+        moment = dit.moment(torch.ones(1))  # made once, as a rollout does
 
         def step(index: int) -> Work:
             cache_pass = CachePass(kept, (0,), ((index,),))
-            return _work(dit, lambda: dit(latent, latent, torch.ones(1), None, controls, cache=cache_pass))
+            return _work(dit, lambda: dit(latent, latent, moment, None, controls, cache=cache_pass))
 
         session = StreamingVAE(vae)
         session.decode(latent[0, 0])
