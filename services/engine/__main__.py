@@ -4,18 +4,24 @@ from pathlib import Path
 
 from aapt import checkpoint
 from aapt.rollout import Rollout
+from aapt.serving import CannotServe, best_serving, place
 from livevideo.v1.session_pb2 import Model
 from services import app
 from services.engine.service import EngineService, Settings
-from services.errors import BadCheckpoint, ServiceError
+from services.errors import BadCheckpoint, BadSetting, ServiceError
 
 
 def service(settings: Settings) -> EngineService:
-    """An engine that plays a checkpoint. Raises services.errors.BadCheckpoint."""
+    """An engine that plays a checkpoint, warmed up. Raises services.errors.BadCheckpoint or BadSetting."""
     try:
-        model = checkpoint.load(Path(settings.checkpoint))
+        serving = best_serving(settings.device, is_compiled=settings.is_compiled, fp8=settings.fp8)
+        model = place(checkpoint.load(Path(settings.checkpoint)), serving)
+        rollout = Rollout(model, settings.slots, serving)
+        rollout.warm_up()
     except checkpoint.BadCheckpoint as error:
         raise BadCheckpoint(str(error)) from error
+    except CannotServe as error:
+        raise BadSetting(str(error)) from error
     preset = model.preset
     described = Model(
         name=preset.name,
@@ -25,7 +31,7 @@ def service(settings: Settings) -> EngineService:
         keys=preset.keys,
         tracks=preset.tracks,
     )
-    return EngineService(Rollout(model, settings.slots), described, settings)
+    return EngineService(rollout, described, settings)
 
 
 def main() -> None:

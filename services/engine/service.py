@@ -45,6 +45,9 @@ class Settings:
     sessions_address: str = "127.0.0.1:50052"
     replica: str = ""  # unique and stable while it lives; empty: a random name
     checkpoint: str = "checkpoints/road"  # folder
+    device: str = ""  # "cuda:1", "cpu"; empty: the first GPU, or the CPU where there is none
+    is_compiled: bool = False  # torch.compile: a faster step after minutes of starting
+    fp8: bool = False  # linear layers in fp8; needs torchao
     slots: int = 4  # how many sessions the cache has room for
     headroom: float = 0.8  # share of each period that steps may take
     torch_threads: int = 1
