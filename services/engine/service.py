@@ -20,6 +20,7 @@ from services import telemetry
 from services.app import open_channel, until_one_ends
 from services.engine.engine import Engine, Tick
 from services.engine.feed import ControlFeed
+from services.engine.gpus import Gpus
 from services.engine.latents import first_frame, to_message, to_past
 from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
@@ -74,6 +75,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             torch_threads=settings.torch_threads,
             on_tick=self._observe,
         )
+        self.gpus = Gpus(self._replica)
         self._tenants: dict[Residence, str] = {}
         self._channel: grpc.aio.Channel | None = None
         self._task: asyncio.Task[None] | None = None
@@ -87,10 +89,12 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._address = address
 
     async def start(self) -> None:
+        self.gpus.start()
         self._channel = open_channel(self._settings.sessions_address)
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
+        await asyncio.to_thread(self.gpus.stop)
         await self.engine.stop()
         if self._task is not None:
             self._task.cancel()
