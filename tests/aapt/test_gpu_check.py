@@ -54,6 +54,13 @@ def test_everything_is_tried_and_written_down(tmp_path: Path) -> None:
     assert page.endswith("All that was tried works.\n")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_of_this_machine_computes_what_its_cpu_does(tmp_path: Path) -> None:
+    tried = ["--presets", "debug", "road", "maze", "--no-compile", "--steps", "5", "--ranks"]
+    assert command.main([*tried, "--out", str(tmp_path)]) == 0, (tmp_path / "report.md").read_text()
+
+
 @pytest.mark.slow
 def test_ranks_that_share_a_sample_are_timed_too(tmp_path: Path) -> None:
     assert command.main([*TRIED, "--ranks", "2", "--out", str(tmp_path)]) == 0

@@ -14,9 +14,19 @@ from torch import Tensor
 from aapt.checkpoint import Model
 from aapt.dit.kv_cache import KVCache
 from aapt.dit.steady import steady_pass
-from aapt.presets import DEBUG
+from aapt.gpu_check.models import random_model
+from aapt.presets import AAPT_8B, DEBUG, Preset
 from aapt.rollout import Past, Rollout
-from aapt.serving import AS_IT_IS, CannotServe, Serving, best_serving, compiled, place, quantise
+from aapt.serving import (
+    AS_IT_IS,
+    CannotServe,
+    ServedNetwork,
+    Serving,
+    best_serving,
+    compiled,
+    place,
+    quantise,
+)
 from tests.aapt.players import restless
 
 CLOSE = 1e-5
@@ -130,6 +140,23 @@ def test_a_compiled_network_has_the_same_weights_and_is_another_object() -> None
     twin = compiled(dit)
     assert all(own is its for own, its in zip(dit.parameters(), twin.parameters(), strict=True))
     assert twin.blocks[0] is not dit.blocks[0]
+
+
+@pytest.mark.parametrize("preset", [DEBUG, AAPT_8B], ids=["keys", "camera"])
+@pytest.mark.parametrize("serving", [AS_IT_IS, STEADY], ids=["ordinary", "steady"])
+def test_whatever_a_step_makes_is_made_on_its_networks_device(preset: Preset, serving: Serving) -> None:
+    # "meta" stands in for a GPU: what meets a tensor of the CPU there is refused.
+    dit = random_model(preset, "meta", "bfloat16").dit
+    cache = dit.new_cache(2, *preset.latent_shape[1:])
+    network, window = ServedNetwork(dit, cache, serving), preset.dit.window
+    network.read_text(torch.zeros(1, preset.dit.text_tokens, preset.dit.text_dim), 0)
+    for indices in (((1,), (2,)), ((window + 2,), (window + 3,)), ((5,), (window + 9,)), ((1, 2, 3),)):
+        shape = (len(indices), len(indices[0]))
+        latents = torch.zeros(*shape, *preset.latent_shape)
+        controls = torch.zeros(*shape, 4, dit.controls.values_per_frame)
+        with torch.inference_mode():
+            made = network.evaluate(latents, latents, controls, (0, 1)[: len(indices)], indices)
+        assert (made.device.type, made.dtype, made.shape) == ("meta", torch.float32, latents.shape)
 
 
 COMPILED = """

@@ -121,9 +121,11 @@ def profile_steps(model: Model, way: str, serving: Serving, folder: Path) -> Pro
     folder.mkdir(parents=True, exist_ok=True)
     trace = folder / f"trace-{model.preset.name}.json.gz"
     profiler.export_chrome_trace(str(trace))
+    # On a GPU kernels stand beside the operations that launched them, and both have the kernel's time.
     spent = [
-        (event.key, (event.self_device_time_total if is_gpu else event.self_cpu_time_total))
+        (event.key, event.self_device_time_total if is_gpu else event.self_cpu_time_total)
         for event in profiler.key_averages()
+        if event.device_type.name == ("CUDA" if is_gpu else "CPU")
     ]
     longest = sorted(spent, key=lambda kernel: -kernel[1])[:SHOWN_KERNELS]
     kernels = [(name[:100], round(spent_us / 1e3 / PROFILED_STEPS, 4)) for name, spent_us in longest]
