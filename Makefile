@@ -9,11 +9,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 PROTOS := $(wildcard protos/livevideo/v1/*.proto)
 ARGS ?=
 
-.PHONY: help play record train ablations bench test lint format protos clean
+.PHONY: help play record train ablations bench gpu-check test lint format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
 	@echo 'make bench    measure this machine'
+	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
 	@echo 'make record   record 200 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
 	@echo 'make ablations  train and judge what docs/results.md compares, for hours more'
@@ -25,6 +26,9 @@ help:
 
 play: .venv/installed gen/generated
 	@$(BIN)/python -m services.play $(ARGS)
+
+gpu-check: .venv/installed
+	@$(BIN)/python -m aapt.gpu_check $(ARGS)
 
 bench: .venv/installed gen/generated
 	@$(BIN)/python -m services.bench $(ARGS)

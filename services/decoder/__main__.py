@@ -3,17 +3,21 @@
 from pathlib import Path
 
 from aapt import checkpoint
+from aapt.serving import CannotServe, best_serving, place_codec
 from services import app
 from services.decoder.service import DecoderService, Settings
-from services.errors import BadCheckpoint, ServiceError
+from services.errors import BadCheckpoint, BadSetting, ServiceError
 
 
 def service(settings: Settings) -> DecoderService:
-    """A decoder with the codec of a checkpoint. Raises services.errors.BadCheckpoint."""
+    """A decoder with the codec of a checkpoint. Raises services.errors.BadCheckpoint or BadSetting."""
     try:
-        return DecoderService(checkpoint.load_vae(Path(settings.checkpoint)), settings)
+        vae = checkpoint.load_vae(Path(settings.checkpoint))
+        return DecoderService(place_codec(vae, best_serving(settings.device)), settings)
     except checkpoint.BadCheckpoint as error:
         raise BadCheckpoint(str(error)) from error
+    except CannotServe as error:
+        raise BadSetting(str(error)) from error
 
 
 def main() -> None:

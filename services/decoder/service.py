@@ -39,6 +39,7 @@ class Settings:
     metrics_port: int = 0  # 0: no metrics
     sessions_address: str = "127.0.0.1:50052"
     checkpoint: str = "checkpoints/road"  # folder; only its codec is read
+    device: str = ""  # "cuda:1", "cpu"; empty: the first GPU, or the CPU where there is none
     playout_delay_s: float = 0.03  # frames wait this long, so that a latent may be a little late
     latents_in_flight: int = 3  # made, but not shown to their end
     past_latents: int = 32  # kept for the next engine, besides the first two; the model's window + 2 or more

@@ -11,7 +11,7 @@ from services.errors import BadCheckpoint, ServiceError
 
 
 def service(settings: Settings) -> EngineService:
-    """An engine that plays a checkpoint. Raises services.errors.BadCheckpoint."""
+    """An engine that plays a checkpoint, warmed up. Raises services.errors.BadCheckpoint or BadSetting."""
     try:
         model = checkpoint.load(Path(settings.checkpoint))
     except checkpoint.BadCheckpoint as error:
@@ -25,7 +25,10 @@ def service(settings: Settings) -> EngineService:
         keys=preset.keys,
         tracks=preset.tracks,
     )
-    return EngineService(on_one_device(model, settings.slots), described, settings)
+    world = on_one_device(
+        model, settings.slots, settings.device, is_compiled=settings.is_compiled, fp8=settings.fp8
+    )
+    return EngineService(world, described, settings)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from services import telemetry
 from services.app import open_channel, until_one_ends
 from services.engine.engine import Engine, Tick
 from services.engine.feed import ControlFeed
+from services.engine.gpus import Gpus
 from services.engine.latents import first_frame, to_message, to_past
 from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
@@ -45,10 +46,14 @@ class Settings:
     sessions_address: str = "127.0.0.1:50052"
     replica: str = ""  # unique and stable while it lives; empty: a random name
     checkpoint: str = "checkpoints/road"  # folder
+    device: str = ""  # "cuda:1", "cpu"; empty: the first GPU, or the CPU where there is none
+    is_compiled: bool = False  # torch.compile: a faster step after minutes of starting
+    fp8: bool = False  # linear layers in fp8; needs torchao
     slots: int = 4  # how many sessions the cache has room for
     headroom: float = 0.8  # share of each period that steps may take
     phases: int = 1  # sessions step together in so many groups, one after the other within a period
-    warm_up_steps: int = 16  # played before anybody is seated; 0: none
+    # Played before anybody is seated, to measure what a step takes: the model's window + 8 or more. 0: none.
+    warm_up_steps: int = 16
     # Left for one more session: its window when it is resumed, its latents that wait, its first picture.
     session_bytes: int = 64 << 20
     torch_threads: int = 1
@@ -77,6 +82,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             torch_threads=settings.torch_threads,
             on_tick=self._observe,
         )
+        self.gpus = Gpus(self._replica)
         self._tenants: dict[Residence, str] = {}
         self._channel: grpc.aio.Channel | None = None
         self._task: asyncio.Task[None] | None = None
@@ -92,15 +98,17 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
 
     def trouble(self) -> str | None:
         """Why this replica can seat nobody, where that is so."""
-        return self._failure or self.engine.trouble
+        return self._failure or self.gpus.trouble() or self.engine.trouble
 
     async def start(self) -> None:
+        self.gpus.start()
         if self._settings.warm_up_steps:
             await self.engine.warm_up(self._settings.warm_up_steps)
         self._channel = open_channel(self._settings.sessions_address)
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
+        await asyncio.to_thread(self.gpus.stop)
         await self.engine.stop()
         if self._task is not None:
             self._task.cancel()

@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from aapt.checkpoint import Model
 from aapt.rollout import Past, Rollout
+from aapt.serving import CannotServe, best_serving, place
 from services import memory
 from services.errors import BadSetting
 
@@ -38,16 +40,36 @@ class World(Protocol):
         ...
 
 
-def on_one_device(model: Model, slots: int) -> Rollout:
-    """A world on the device that holds the weights. Raises BadSetting where its cache does not fit."""
+def on_one_device(
+    model: Model, slots: int, device: str = "cpu", *, is_compiled: bool = False, fp8: bool = False
+) -> Rollout:
+    """A world on one device ("": the first GPU, or the CPU), where `model` then lives, warmed up.
+
+    Raises BadSetting where the device is not there, or weights and cache do not fit.
+    """
+    try:
+        serving = best_serving(device, is_compiled=is_compiled, fp8=fp8)
+        place(model, serving)
+        _check_memory(model, slots, torch.device(serving.device))
+        rollout = Rollout(model, slots, serving)
+        rollout.warm_up()
+    except CannotServe as error:
+        raise BadSetting(str(error)) from error
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        raise BadSetting(f"{model.preset.name} with {slots} slots does not fit {device}: {error}") from error
+    return rollout
+
+
+def _check_memory(model: Model, slots: int, device: torch.device) -> None:
     one = model.dit.new_cache(1, *model.preset.latent_shape[1:], device="meta").size_bytes
-    left = memory.available_bytes()
+    left = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available_bytes()
     if left is not None and slots * one > left:
         raise BadSetting(
             f"{slots} slots of {model.preset.name} take {slots * one} bytes of memory, {one} each, and"
-            f" {left} are left; choose {left // one} or fewer"
+            f" {left} are left beside its weights; choose {left // one} or fewer"
         )
-    return Rollout(model, slots)
 
 
 def timed_steps(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aapt.checkpoint import Model, untrained
 from aapt.flow import clean_estimate
-from aapt.presets import DEBUG
+from aapt.presets import DEBUG, ROAD, Preset
 from aapt.rollout import Past, Rollout, noise
 
 SEED = 5
@@ -70,6 +70,25 @@ def test_sessions_of_different_age_prompt_and_seed_do_not_see_each_other(model: 
         made = rollout.step({0: others[i], 2: held[i + 7]})
         torch.testing.assert_close(made[2], alone[i + 7], atol=CLOSE, rtol=0)
         torch.testing.assert_close(made[0], other_alone[i], atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("preset", [DEBUG, ROAD], ids=lambda preset: preset.name)
+def test_a_session_dreams_in_company_what_it_dreams_alone_to_the_bit(preset: Preset) -> None:
+    model = untrained(preset)
+    torch.manual_seed(1)
+    nn.init.normal_(model.dit.head.weight, std=0.2)
+    held = controls(preset.dit.window + 6)
+    alone = play(model, held)
+    rollout = Rollout(model, 5)
+    rollout.open(3, None, "a test", SEED)
+    others = [slot for slot in range(5) if slot != 3]
+    for i, control in held.items():
+        company = others[: i % 5]  # nobody, then one more with each latent
+        for slot in company:
+            rollout.close(slot)
+            rollout.open(slot, None, f"another world {slot}", 10 * i + slot)
+        made = rollout.step({slot: torch.ones(4, 4) for slot in company} | {3: control})
+        assert torch.equal(made[3], alone[i])
 
 
 def test_a_slot_that_was_used_before_leaves_no_trace(model: Model) -> None:

@@ -36,6 +36,11 @@ class SequenceParallel:
     def __deepcopy__(self, memo: dict[int, object]) -> "SequenceParallel":
         return self  # a copy of a network works with the same ranks
 
+    @property
+    def ranks(self) -> int:
+        """How many share a sample."""
+        return self._ranks
+
     def own_heads(self, heads: int) -> int:
         """How many of `heads` one rank attends with."""
         return -(-heads // self._ranks)

@@ -1,7 +1,7 @@
 """`Rollout`: the autoregressive loop, the one that is trained on and the one that is served.
 
 Every step makes one latent for each session that is due, with one evaluation of the network: x = noise -
-v(noise, t=1).
+v(noise, t=1). Latents come and go on the CPU in float32, wherever the network is (`serving.py`).
 """
 
 import copy
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from aapt.checkpoint import Model
 from aapt.dit.model import CachePass
-from aapt.flow import clean_estimate
 from aapt.presets import Preset
-from aapt.shapes import Latent, to_video
+from aapt.serving import AS_IT_IS, ServedNetwork, Serving
+from aapt.shapes import FRAMES_PER_LATENT, Latent, to_video
 
 Control = Float[Tensor, "4 k"]  # the controls of one latent's four frames
 
@@ -46,12 +46,17 @@ def noise(preset: Preset, seed: int, index: int) -> Latent:
 
 
 class Rollout:
-    """Any number of sessions, up to `slots`, at different ages, on one device. No gradients, ever."""
+    """Any number of sessions, up to `slots`, at different ages, on one device. No gradients, ever.
 
-    def __init__(self, model: Model, slots: int) -> None:
+    The device is that of the model's weights, which must not change while sessions are played; `serving` says
+    what `serving.place` was told.
+    """
+
+    def __init__(self, model: Model, slots: int, serving: Serving = AS_IT_IS) -> None:
         self.slots = slots
         self._model = model
         self._cache = model.dit.new_cache(slots, *model.preset.latent_shape[1:])
+        self._network = ServedNetwork(model.dit, self._cache, serving)
         self._sessions: dict[int, _Session] = {}
 
     @property
@@ -72,7 +77,8 @@ class Rollout:
             raise ValueError(
                 f"image is {tuple(image.shape)}; {preset.name} needs {(preset.height_px, preset.width_px, 3)}"
             )
-        first = self._model.vae.encode(to_video(image[None])[None])[0, 0]
+        vae = self._model.vae
+        first = vae.encode(to_video(image[None])[None].to(vae.mean))[0, 0].float().cpu()
         self.open_latent(slot, first, self._encode(prompt), seed)
         return first
 
@@ -90,11 +96,12 @@ class Rollout:
         sessions = [self._session(slot) for slot in slots]
         indices = tuple((session.newest + 1,) for session in sessions)
         drawn = [self._noise(s.seed, i) for s, (i,) in zip(sessions, indices, strict=True)]
-        made = self._evaluate(
+        made = self._network.evaluate(
             torch.stack(drawn)[:, None],
             torch.stack([session.previous for session in sessions])[:, None],
             torch.stack([controls[slot] for slot in slots])[:, None],
-            CachePass(self._cache, slots, indices),
+            slots,
+            indices,
         )
         latents = {}
         for slot, session, latent in zip(slots, sessions, made[:, 0], strict=True):
@@ -106,7 +113,7 @@ class Rollout:
     def set_prompt(self, slot: int, prompt: str) -> None:
         """Change what a session's world should look like, from its next latent on; its past stays."""
         self._session(slot)
-        self._model.dit.read_text(self._encode(prompt)[None], self._cache, slot)
+        self._network.read_text(self._encode(prompt)[None], slot)
 
     @torch.inference_mode()
     def resume(self, slot: int, past: Past, prompt: str, seed: int) -> None:
@@ -130,11 +137,12 @@ class Rollout:
             )
         self._begin(slot, text, _Session(seed, newest, past.latents[newest]))
         if kept:
-            self._evaluate(
+            self._network.evaluate(
                 torch.stack([self._noise(seed, i) for i in kept])[None],
                 torch.stack([past.latents[i - 1] for i in kept])[None],
                 torch.stack([past.controls[i] for i in kept])[None],
-                CachePass(self._cache, (slot,), (kept,)),
+                (slot,),
+                (kept,),
             )
 
     def next_pass(self, latents: int) -> CachePass:
@@ -149,13 +157,26 @@ class Rollout:
         """Free a slot. Closing a free one is no error."""
         self._sessions.pop(slot, None)
 
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Make beforehand what is made once: constants, compiled code, graphs. All slots must be free."""
+        latent = torch.zeros(self._model.preset.latent_shape)
+        values = self._model.dit.controls.values_per_frame
+        for newest in (0, self._cache.window + 1):  # the first step, and the first past the window
+            for slot in range(self.slots):
+                self._begin(slot, self._encode(""), _Session(0, newest, latent))
+                self.step({slot: torch.zeros(FRAMES_PER_LATENT, values)})
+            self.step({slot: torch.zeros(FRAMES_PER_LATENT, values) for slot in range(self.slots)})
+            for slot in range(self.slots):
+                self.close(slot)
+
     def _encode(self, prompt: str) -> Float[Tensor, "l d"]:
         return self._model.text.encode(prompt or self._model.preset.prompt)
 
     def _begin(self, slot: int, text: Float[Tensor, "l d"], session: _Session) -> None:
         if not 0 <= slot < self.slots or slot in self._sessions:
             raise ValueError(f"slot {slot} of {self.slots} is not free")
-        self._model.dit.read_text(text[None], self._cache, slot)
+        self._network.read_text(text[None], slot)
         self._sessions[slot] = session
 
     def _session(self, slot: int) -> _Session:
@@ -165,7 +186,3 @@ class Rollout:
 
     def _noise(self, seed: int, index: int) -> Latent:
         return noise(self._model.preset, seed, index)
-
-    def _evaluate(self, noise: Tensor, previous: Tensor, controls: Tensor, cache: CachePass) -> Tensor:
-        t = torch.ones(len(noise))
-        return clean_estimate(noise, self._model.dit(noise, previous, t, None, controls, cache=cache), t)

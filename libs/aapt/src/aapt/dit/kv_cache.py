@@ -1,12 +1,14 @@
 """`KVCache`: what past latents have left in the network, one row per session, written in place."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 KeysValues = tuple[Float[Tensor, "b m a e"], Float[Tensor, "b m a e"]]
+Index = TypeVar("Index", int, Tensor)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,15 @@ class KVCache:
 
     def place(self, index: int) -> int:
         """Where latent `index` (1 or more) lies: the first alone in front, the others round the ring."""
-        return 0 if index == 1 else 1 + (index - 2) % (self.window + 1)
+        return 0 if index == 1 else self.ring_place(index)
+
+    def ring_place(self, index: Index) -> Index:
+        """Where latent `index` (2 or more) lies; asked with a tensor, answered with one."""
+        return 1 + (index - 2) % (self.window + 1)
+
+    def is_full(self, newest: int) -> bool:
+        """Whether every place is in use once latent `newest` is written."""
+        return self.places_in_use(newest) == self.window + 2
 
     def places_in_use(self, newest: int) -> int:
         """How many places are filled once latent `newest` is written."""

@@ -81,6 +81,23 @@ class CachePass:
         return LayerCache(self.cache, layer, self.slots, self.indices, self.is_continued)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """A clip's time, and all that it does in the network: six vectors for each block, two for the head.
+
+    The loop that is served asks at t = 1 alone, so it makes this once.
+    """
+
+    t: Time
+    blocks: tuple[Float[Tensor, "b 6 _"], ...]
+    head: Float[Tensor, "b 2 _"]
+
+    def repeated(self, clips: int) -> "Moment":
+        """The moment of one clip for several."""
+        blocks = tuple(six.expand(clips, -1, -1) for six in self.blocks)
+        return Moment(self.t.expand(clips), blocks, self.head.expand(clips, -1, -1))
+
+
 class Block(nn.Module):
     """Self-attention, attention to text, MLP; the first and the last modulated by time."""
 
@@ -105,8 +122,12 @@ class Block(nn.Module):
         mask: Tensor | None,
         text: Float[Tensor, "b l d"] | None,
         cache: LayerCache | None,
+        *,
+        is_own: bool = False,
     ) -> Float[Tensor, "b n d"]:
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + six).chunk(6, 1)
+        """`six` is what the time gives to every block; is_own: to this one, its own modulation added."""
+        six = six if is_own else self.modulation + six
+        shift1, scale1, gate1, shift2, scale2, gate2 = six.chunk(6, 1)
         x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, turns, mask, cache)
         x = x + self.text_attention(self.norm_text(x), text, cache)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
@@ -146,7 +167,7 @@ class DiT(nn.Module):
         self,
         noisy: Latents,
         previous: Latents,
-        t: Time,
+        t: Time | Moment,
         text: Text | None,
         controls: Controls,
         index: Int[Tensor, "b t"] | None = None,
@@ -164,19 +185,20 @@ class DiT(nn.Module):
         is_causal: off, every latent sees the whole clip, as before stage 1.
         """
         height, width = noisy.shape[-2:]
-        left, vector = self.hidden(
-            noisy, previous, t, text, controls, index, cache=cache, is_causal=is_causal
-        )
-        shift, scale = (self.head_modulation + vector[:, None]).chunk(2, 1)
+        left, two = self.hidden(noisy, previous, t, text, controls, index, cache=cache, is_causal=is_causal)
+        shift, scale = two.chunk(2, 1)
         made = self.head(self.norm(left[-1]) * (1 + scale) + shift)
-        made = _to_latents(self.parallel.gather(made, self.tokens(noisy)), height, width)
-        return (noisy - made) / per_clip(t.clamp_min(MIN_TIME)) if self.config.predicts_clean else made
+        made = _to_latents(self.parallel.gather(made, self.tokens(noisy)), height, width).to(noisy.dtype)
+        if not self.config.predicts_clean:
+            return made
+        time = t.t if isinstance(t, Moment) else t
+        return (noisy - made) / per_clip(time.clamp_min(MIN_TIME))
 
     def hidden(
         self,
         noisy: Latents,
         previous: Latents,
-        t: Time,
+        t: Time | Moment,
         text: Text | None,
         controls: Controls,
         index: Int[Tensor, "b t"] | None = None,
@@ -184,8 +206,8 @@ class DiT(nn.Module):
         cache: CachePass | None = None,
         is_causal: bool = True,
         sees: Bool[Tensor, "b t t"] | None = None,
-    ) -> tuple[list[Float[Tensor, "b n _"]], Float[Tensor, "b _"]]:
-        """What each block leaves of its tokens, in order, and the clip's time as a vector.
+    ) -> tuple[list[Float[Tensor, "b n _"]], Float[Tensor, "b 2 _"]]:
+        """What each block leaves of its tokens, in order, and what the clip's time gives to the head.
 
         Of all `tokens`, this rank's share (`SequenceParallel.gather` has the others). Arguments as in
         `forward`. sees: which latent sees which, in place of the block-causal rule.
@@ -196,23 +218,37 @@ class DiT(nn.Module):
             previous = previous * (index == FIRST_INDEX)[..., None, None, None]
         maps = self.controls(controls, height, width)
         x = _to_tokens(torch.cat([noisy, previous, maps.to(noisy.dtype)], 2))
-        x = self.patch(self.parallel.split(x))
+        x = self.patch(self.parallel.split(x).to(self.patch.weight.dtype))
         turns = rope(index, height // PATCH, width // PATCH, self.config.head_dim)
         if sees is None and is_causal:
             sees = self._sees(index, cache)
         each = self.tokens(noisy[:, :1])
         mask = None if sees is None else sees.repeat_interleave(each, 1).repeat_interleave(each, 2)
-        vector, six = self.time(t)
+        is_own = isinstance(t, Moment)
+        if isinstance(t, Moment):
+            sixes, two = t.blocks, t.head
+        else:
+            vector, six = self.time(t)
+            sixes, two = (six,) * len(self.blocks), self.head_modulation + vector[:, None]
         prompt = None if text is None else self.text(text)
         left = []
         for layer, block in enumerate(self.blocks):
-            given = (x, six, turns, mask, prompt, None if cache is None else cache.layer(layer))
+            given = (x, sixes[layer], turns, mask, prompt, None if cache is None else cache.layer(layer))
             if self.is_checkpointed and torch.is_grad_enabled():
-                x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, *given, is_own=is_own, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(*given)
+                x = block(*given, is_own=is_own)
             left.append(x)
-        return left, vector
+        return left, two
+
+    def moment(self, t: Time) -> Moment:
+        """`t` for passes that are all at this time: their numbers are the same, and made once."""
+        vector, six = self.time(t)
+        own = []
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            own.append(block.modulation + six)
+        return Moment(t, tuple(own), self.head_modulation + vector[:, None])
 
     @staticmethod
     def tokens(latents: Latents) -> int:

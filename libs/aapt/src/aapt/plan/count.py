@@ -16,7 +16,6 @@ from aapt.dit.model import CachePass, DiT
 from aapt.presets import Preset
 from aapt.shapes import FRAMES_PER_LATENT, Controls, Latents
 from aapt.vae.model import VideoVAE
-from aapt.vae.streaming import StreamingVAE
 
 
 @dataclass(frozen=True)
@@ -72,13 +71,13 @@ def count(preset: Preset) -> Count:
         latent, controls = _inputs(preset, dit)
         kept = dit.new_cache(1, *latent.shape[-2:])
         text = torch.empty(1, preset.dit.text_tokens, preset.dit.text_dim)
+        moment = dit.moment(torch.ones(1))  # made once, as a rollout does
 
         def step(index: int) -> Work:
             cache_pass = CachePass(kept, (0,), ((index,),))
-            return _work(dit, lambda: dit(latent, latent, torch.ones(1), None, controls, cache=cache_pass))
+            return _work(dit, lambda: dit(latent, latent, moment, None, controls, cache=cache_pass))
 
-        session = StreamingVAE(vae)
-        session.decode(latent[0, 0])
+        _, tails = vae.decode_after(latent, None)
         return Count(
             preset=preset,
             tokens=kept.tokens,
@@ -86,7 +85,7 @@ def count(preset: Preset) -> Count:
             step=step(preset.dit.window + 2),
             text=_work(dit, lambda: dit.read_text(text, kept, 0)),
             encode=_work(vae, lambda: vae.encode(torch.empty(1, 1, 3, preset.height_px, preset.width_px))),
-            decode=_work(vae, lambda: session.decode(latent[0, 0])),
+            decode=_work(vae, lambda: vae.decode_after(latent, tails)),
             cache=kept.keys.numel() + kept.values.numel(),
             text_cache=kept.text_keys.numel() + kept.text_values.numel(),
             dit_weights=_weights(dit),

@@ -21,7 +21,8 @@ def for_serving(vae: VideoVAE) -> VideoVAE:
 class StreamingVAE:
     """Decodes a session latent by latent to exactly the frames that decoding the whole clip would give.
 
-    The codec is shared by all sessions and never changed; what a session needs to go on is kept here.
+    The codec is shared by all sessions and never changed; what a session needs to go on is kept here, on the
+    codec's device. Latents come and frames go on the CPU.
     """
 
     def __init__(self, vae: VideoVAE) -> None:
@@ -31,6 +32,5 @@ class StreamingVAE:
     @torch.inference_mode()
     def decode(self, latent: Latent) -> Frames:
         """The next latent of this session: 1 frame for the first, 4 for every other; [f, h, w, 3] uint8."""
-        latent = latent.to(self._vae.mean.device, self._vae.mean.dtype)
-        video, self._tails = self._vae.decode_after(latent[None, None], self._tails)
+        video, self._tails = self._vae.decode_after(latent[None, None].to(self._vae.mean), self._tails)
         return to_frames(video[0].float()).cpu()
