@@ -81,8 +81,8 @@ class KeyEncoder(nn.Module):
 
     def forward(self, controls: Controls, height: int, width: int) -> ControlMaps:
         rows = controls.flatten(2).to(next(self.mlp.parameters()).dtype)
-        # A single row is multiplied by another routine than several, and its last digits differ; but a session
-        # must dream alone what it dreams in company. So there are always several.
+        # A single row is multiplied by another routine than several, and its last digits differ. A session is
+        # to dream alone what it dreams in company, so there are always several.
         vector = self.mlp(torch.cat([rows, rows], 1))[:, : rows.shape[1]]
         return repeat(vector, "b t k -> b t k h w", h=height, w=width)
 
