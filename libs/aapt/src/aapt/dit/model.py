@@ -99,13 +99,13 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "b n d"],
+        x: Float[Tensor, "b own d"],
         six: Float[Tensor, "b 6 d"],
         turns: Rope,
         mask: Tensor | None,
         text: Float[Tensor, "b l d"] | None,
         cache: LayerCache | None,
-    ) -> Float[Tensor, "b n d"]:
+    ) -> Float[Tensor, "b own d"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + six).chunk(6, 1)
         x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, turns, mask, cache)
         x = x + self.text_attention(self.norm_text(x), text, cache)
