@@ -2,30 +2,17 @@
 
 from pathlib import Path
 
-from aapt import checkpoint
 from aapt.rollout import Rollout
-from livevideo.v1.session_pb2 import Model
 from services import app
+from services.engine.model import described, load
 from services.engine.service import EngineService, Settings
-from services.errors import BadCheckpoint, ServiceError
+from services.errors import ServiceError
 
 
 def service(settings: Settings) -> EngineService:
     """An engine that plays a checkpoint. Raises services.errors.BadCheckpoint."""
-    try:
-        model = checkpoint.load(Path(settings.checkpoint))
-    except checkpoint.BadCheckpoint as error:
-        raise BadCheckpoint(str(error)) from error
-    preset = model.preset
-    described = Model(
-        name=preset.name,
-        width_px=preset.width_px,
-        height_px=preset.height_px,
-        frames_per_second=preset.frames_per_second,
-        keys=preset.keys,
-        tracks=preset.tracks,
-    )
-    return EngineService(Rollout(model, settings.slots), described, settings)
+    model = load(Path(settings.checkpoint))
+    return EngineService(Rollout(model, settings.slots), described(model.preset), settings)
 
 
 def main() -> None:

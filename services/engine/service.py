@@ -83,6 +83,11 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         """Tell where decoders reach this replica; until that is known it is not announced."""
         self._address = address
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the ticks have ended by themselves: nobody is served here any more."""
+        return self._task is not None and self._task.done()
+
     async def start(self) -> None:
         self._channel = open_channel(self._settings.sessions_address)
         self._task = asyncio.create_task(self._run())
