@@ -5,12 +5,16 @@ replica serves `EngineService` on a port of its own and announces itself to *ses
 """
 
 import asyncio
+import os
 import signal
 import sys
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+if not os.environ.get("RAY_ADDRESS"):
+    # As it is imported, Ray decides whether what it starts listens for other machines.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 try:
     import ray
     from ray import serve
@@ -92,7 +96,7 @@ class EngineReplica:
 
     async def _watch(self) -> None:
         """Let sessions go on elsewhere as soon as the gang is lost: Serve takes seconds to replace it."""
-        while not self._failure:
+        while self._host is not None and not self._failure:
             await asyncio.sleep(_CHECK_PERIOD_S)
             if self._service.has_failed:
                 self._failure = "the engine's ticks have failed"
@@ -100,13 +104,13 @@ class EngineReplica:
                 self._gang.check()
             except RankLost as lost:
                 self._failure = str(lost)
-        log.error("replica failed", failure=self._failure)
-        await self._stop()
+        if self._host is not None:
+            log.error("replica failed", failure=self._failure)
+            await self._stop()
 
     async def _stop(self) -> None:
         host, self._host = self._host, None
         if host is not None:
-            self._watching.cancel()
             await host.stop()
             self._gang.end()
 
