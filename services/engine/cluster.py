@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import grpc
 import ray
@@ -50,39 +51,63 @@ def connected(address: str, cpus: float) -> Iterator[None]:
         ray.shutdown()
 
 
-def check_room(replicas: int, shards: int, bundle: Mapping[str, float]) -> None:
-    """Raises ClusterTooSmall where the machines, were they empty, could not hold so many gangs."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    asked = {what: amount * shards for what, amount in bundle.items() if amount}
-    room = [min(int(node.get(what, 0) / amount) for what, amount in asked.items()) for node in nodes]
-    if sum(room) < replicas:
-        has = "; ".join(_said({what: node.get(what, 0) for what in ("CPU", "GPU")}) for node in nodes)
-        raise ClusterTooSmall(
-            f"{replicas} replicas of {shards} ranks need {_said(asked)} on one machine for each replica; the"
-            f" cluster has room for {sum(room)}: {len(nodes)} machines with {has}. Ask for fewer replicas or"
-            " shards, or add machines"
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a cluster: so many replicas of so many ranks, each rank with a bundle of resources."""
+
+    replicas: int
+    shards: int
+    bundle: Mapping[str, float]
+
+    @property
+    def of_a_machine(self) -> dict[str, float]:
+        """What one replica takes; all its ranks are on one machine."""
+        return {what: amount * self.shards for what, amount in self.bundle.items() if amount}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.replicas} replicas of {self.shards} ranks, each replica on one machine with"
+            f" {_said(self.of_a_machine)},"
         )
 
 
-def deploy(application: serve.Application, within_s: float, stopped: threading.Event) -> None:
+def check_room(asked: Asked) -> None:
+    """Raises ClusterTooSmall where the machines, were they empty, could not hold what is asked."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(
+        min((int(node.get(what, 0) / amount) for what, amount in asked.of_a_machine.items()), default=1)
+        for node in nodes
+    )
+    if room < asked.replicas:
+        has = "; ".join(map(_said, nodes))
+        raise ClusterTooSmall(
+            f"{asked} do not fit into the cluster, which has room for {room}: its machines have {has}."
+            " Ask for fewer replicas or shards, or add machines"
+        )
+
+
+def deploy(application: serve.Application, asked: Asked, within_s: float, stopped: threading.Event) -> None:
     """Until every replica runs, or `stopped` is set. Raises a ServiceError that says what failed."""
     target = serve.RunTarget(application, name=APPLICATION, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     ends_at_s = time.monotonic() + within_s
+    why = ""
     while time.monotonic() < ends_at_s and not stopped.is_set():
         said = serve.status().applications.get(APPLICATION)
-        if said is not None and said.status is ApplicationStatus.RUNNING:
-            return
-        if said is not None and said.status not in _STARTING:
-            raise ServiceError(f"the engine could not be deployed: {_why(said)}")
+        if said is not None:
+            messages = [said.message, *(each.message for each in said.deployments.values())]
+            why = "; ".join(message for message in messages if message)
+            if said.status is ApplicationStatus.RUNNING:
+                return
+            if said.status not in _STARTING:
+                raise ServiceError(f"the engine could not be deployed: {why}")
         stopped.wait(_POLL_S)
-    if stopped.is_set():
-        return
-    left = _said(ray.available_resources())
-    raise ServiceError(
-        f"not all of the engine's replicas run after {within_s:g} s; the cluster has {left} left."
-        f" {_why(said) if said else ''}"
-    )
+    if not stopped.is_set():
+        left = _said(ray.available_resources())
+        raise ServiceError(
+            f"{asked} do not all run after {within_s:g} s; what the cluster has left is {left}."
+            f" See its logs, or set START_S higher. {why}"
+        )
 
 
 def withdraw() -> None:
@@ -106,14 +131,9 @@ def _connect(address: str) -> None:
 
 def _no_cluster(address: str, why: str) -> NoCluster:
     return NoCluster(
-        f"there is no Ray cluster at RAY_ADDRESS {address!r} ({why}); start one there (ray start --head),"
-        " or leave RAY_ADDRESS empty for one on this machine"
+        f"no Ray cluster lets us in at RAY_ADDRESS {address!r} ({why}); start one there (ray start --head),"
+        " give its RAY_AUTH_TOKEN where it has one, or leave RAY_ADDRESS empty for one on this machine"
     )
-
-
-def _why(said: object) -> str:
-    parts = [said.message, *(each.message for each in said.deployments.values())]  # type: ignore[attr-defined]
-    return "; ".join(part.strip() for part in parts if part)
 
 
 def _said(resources: Mapping[str, float]) -> str:

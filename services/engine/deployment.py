@@ -163,9 +163,10 @@ def run(settings: Settings, engine: EngineSettings, stopped: threading.Event) ->
     with cluster.connected(settings.ray_address, rank.cpus * settings.shards * settings.replicas):
         for number in (signal.SIGINT, signal.SIGTERM):  # Ray has set its own
             signal.signal(number, lambda *_: stopped.set())
-        cluster.check_room(settings.replicas, settings.shards, rank.bundle)
+        asked = cluster.Asked(settings.replicas, settings.shards, rank.bundle)
+        cluster.check_room(asked)
         try:
-            cluster.deploy(application(settings, engine), settings.start_s, stopped)
+            cluster.deploy(application(settings, engine), asked, settings.start_s, stopped)
             log.info("engine deployed", replicas=settings.replicas, shards=settings.shards)
             stopped.wait()
         finally:
@@ -185,7 +186,8 @@ def main() -> None:
 
 
 def _until_stdin_ends(stopped: threading.Event) -> None:
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1024):  # not by sys.stdin, whose lock would be held when Python ends
+        pass
     stopped.set()
 
 

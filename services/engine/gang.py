@@ -4,7 +4,9 @@ All stand in the replica's own placement group, on one machine: they meet on its
 process of rank 0 ends, Ray ends the others.
 """
 
+import contextlib
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from aapt.checkpoint import Model, load
-from aapt.lines import START_S, Address, Line, Lines, RankLost
+from aapt.lines import START_S, Address, FirstRankHangs, Line, Lines, RankLost
 from aapt.sharded import ShardedRollout, follow, meet
 
 
@@ -56,7 +58,7 @@ class Gang:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     place, placement_group_bundle_index=rank
                 ),
-            ).remote(settings, rank, meeting)
+            ).remote(settings, rank, meeting, os.getpid())
             for rank in range(1, settings.shards)
         ]
         self._follows = [actor.follow.remote(self._lines.address, self._lines.key) for actor in self._actors]
@@ -90,14 +92,21 @@ class Gang:
 class _Rank:
     """Any rank but the first."""
 
-    def __init__(self, settings: RankSettings, rank: int, meeting: str) -> None:
+    def __init__(self, settings: RankSettings, rank: int, meeting: str, first_process: int) -> None:
         self._settings = settings
         self._rank = rank
+        self._first_process = first_process
         self._load = _loading(settings, rank, meeting)
 
     def follow(self, address: Address, key: str) -> None:
         """Play what rank 0 plays, until it ends."""
-        follow(Line(address, key, self._rank), self._load, self._settings.slots)
+        try:
+            follow(Line(address, key, self._rank), self._load, self._settings.slots)
+        except FirstRankHangs:
+            # Serve would wait for it for twenty seconds, and so would its sessions.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._first_process, signal.SIGKILL)
+            raise
 
 
 def _loading(settings: RankSettings, rank: int, meeting: str) -> Callable[[], Model]:

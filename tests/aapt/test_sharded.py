@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aapt.checkpoint import save, untrained
-from aapt.lines import Line, Lines, RankLost
+from aapt.lines import FirstRankHangs, Line, Lines, RankLost
 from aapt.presets import DEBUG
 from aapt.rollout import Past, Rollout
 from aapt.sharded import RanksDiffer, ShardedRollout, check_ranks
@@ -121,6 +121,17 @@ def test_ranks_end_when_the_first_one_is_gone(tmp_path: Path) -> None:
         several.world._lines.close()
         several.processes[0].join(NOTICED_S)
         assert several.processes[0].exitcode == 1
+
+
+def test_a_first_rank_that_hangs_is_noticed_by_the_others() -> None:
+    lines = Lines(2)
+    line = Line(lines.address, lines.key, 1, silence_s=0.3)
+    lines.connect()
+    line.watch()  # and rank 0 does not
+    with pytest.raises(FirstRankHangs, match=r"rank 0 has been silent for 0\.3 s"):
+        line.hear()
+    line.close()
+    lines.close()
 
 
 @pytest.mark.parametrize(

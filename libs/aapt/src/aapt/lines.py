@@ -20,6 +20,7 @@ Address = tuple[str, int]
 
 BEAT_S = 0.25
 SILENCE_S = 1.2  # who has not been heard for so long hangs
+FIRST_SILENCE_S = 1.8  # the same for rank 0, who would have noticed a lost rank by then and said so
 START_S = 120.0  # models are loaded, and ranks wait for the slowest
 
 _LENGTH = struct.Struct("!I")
@@ -28,6 +29,10 @@ _BEAT = b""
 
 class RankLost(RuntimeError):
     """A rank has died, hangs, or fell out of step: the gang must be replaced as a whole."""
+
+
+class FirstRankHangs(RankLost):
+    """Rank 0 is silent: it cannot even say that the gang is lost."""
 
 
 class _Connection:
@@ -74,7 +79,7 @@ class _Connection:
 class Line:
     """Another rank's end of its line to rank 0, who is at `address` and lets in who knows `key`."""
 
-    def __init__(self, address: Address, key: str, rank: int, *, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, address: Address, key: str, rank: int, *, silence_s: float = FIRST_SILENCE_S) -> None:
         self.rank = rank
         self._silence_s = silence_s
         try:
@@ -94,14 +99,15 @@ class Line:
         self._connection.send(message)
 
     def hear(self) -> bytes:
-        """What rank 0 says next. Raises RankLost where it has died or hangs."""
+        """What rank 0 says next. Raises RankLost where it has died or parted, FirstRankHangs where it is
+        silent."""
         try:
             while (message := self._connection.receive()) == _BEAT:
                 pass
             return message
         except TimeoutError:
             silence_s = self._connection.socket.gettimeout()
-            raise RankLost(f"rank 0 has been silent for {silence_s:g} s: it hangs") from None
+            raise FirstRankHangs(f"rank 0 has been silent for {silence_s:g} s: it hangs") from None
         except (OSError, EOFError):
             raise RankLost("rank 0 has closed the line: it has died, or given this gang up") from None
 
@@ -231,6 +237,7 @@ class Lines:
                         with contextlib.suppress(OSError):  # its silence will tell
                             connection.beat()
         if not self._is_closed:
+            self.close()  # so the others need not wonder
             on_lost()
 
     def _hear(self, rank: int) -> bool:

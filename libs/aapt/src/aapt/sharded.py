@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aapt.checkpoint import Model
 from aapt.dit.model import DiT
-from aapt.lines import SILENCE_S, START_S, Line, Lines, RankLost
+from aapt.lines import SILENCE_S, START_S, FirstRankHangs, Line, Lines, RankLost
 from aapt.parallel import ALONE, SequenceParallel
 from aapt.presets import Preset
 from aapt.rollout import Control, Past, Rollout
@@ -150,7 +150,8 @@ class ShardedRollout:
 def follow(line: Line, load: Callable[[], Model], slots: int) -> None:
     """Play whatever rank 0 plays, until it ends.
 
-    Raises RanksDiffer and RankLost, and what makes this rank fail. All ranks need the same arguments.
+    Raises RanksDiffer, RankLost or FirstRankHangs, and what makes this rank fail. All ranks need the same
+    arguments.
     """
     held, rollout = _held(load, slots)
     line.say(pickle.dumps(held))
@@ -165,6 +166,13 @@ def follow(line: Line, load: Callable[[], Model], slots: int) -> None:
     except Exception as error:
         with contextlib.suppress(OSError):
             line.say(f"{type(error).__name__}: {error}".encode())
+        # It may have failed because of another rank, and rank 0 finds out which, unless it is that one.
+        try:
+            line.hear()
+        except FirstRankHangs as hangs:
+            raise hangs from error
+        except RankLost:
+            pass
         raise
     finally:
         line.close()
