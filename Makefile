@@ -8,11 +8,16 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 PROTOS := $(wildcard protos/livevideo/v1/*.proto)
 ARGS ?=
+# make play RAY=1: the engine as a deployment on Ray Serve. SHARDS ranks share every latent of each replica.
+RAY ?=
+SHARDS ?=
+REPLICAS ?=
 
 .PHONY: help play record train ablations bench gpu-check test lint format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
+	@echo 'make play RAY=1 SHARDS=2   the same with the engine on Ray, here or at RAY_ADDRESS, on so many ranks'
 	@echo 'make bench    measure this machine'
 	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
 	@echo 'make record   record 200 minutes of driving into data/road; stop and start as you like'
@@ -24,8 +29,10 @@ help:
 	@echo 'make protos   generate the messages from protos/ into gen/'
 	@echo 'make clean    remove what was generated; .venv, data and runs stay'
 
-play: .venv/installed gen/generated
-	@$(BIN)/python -m services.play $(ARGS)
+ON_RAY := $(filter-out 0 no,$(RAY))
+
+play: .venv/installed gen/generated $(if $(ON_RAY),.venv/with-ray)
+	@$(BIN)/python -m services.play $(if $(ON_RAY),--ray) $(SHARDS:%=--shards %) $(REPLICAS:%=--replicas %) $(ARGS)
 
 gpu-check: .venv/installed
 	@$(BIN)/python -m aapt.gpu_check $(ARGS)
@@ -86,9 +93,14 @@ clean:
 	@$(PIP) --quiet --editable '.[protos]'
 	@touch $@
 
+.venv/with-ray: .venv/installed
+	@echo 'Installing Ray'
+	@$(PIP) --quiet --editable '.[ray]'
+	@touch $@
+
 .venv/developing: .venv/installed
-	@echo 'Installing what developers need: tests, linters, recorders, plots'
-	@$(PIP) --quiet --editable 'libs/aapt[worlds,train,evals]' --editable '.[dev,browser]'
+	@echo 'Installing what developers need: tests, linters, recorders, plots, Ray'
+	@$(PIP) --quiet --editable 'libs/aapt[worlds,train,evals]' --editable '.[dev,browser,ray]'
 	@touch $@
 
 gen/generated: .venv/installed $(PROTOS)

@@ -158,6 +158,20 @@ class BadCheckpoint(ServiceError):
     reason = "bad_checkpoint"
 
 
+class NoCluster(ServiceError):
+    """There is no Ray cluster to deploy on: Ray is not installed, or nothing answers at its address."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "no_cluster"
+
+
+class ClusterTooSmall(ServiceError):
+    """The cluster's machines cannot hold the replicas that were asked for."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "cluster_too_small"
+
+
 class BadSetting(ServiceError):
     """A variable of the environment has a value that its setting cannot have."""
 

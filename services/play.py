@@ -91,6 +91,8 @@ def main() -> int:
         frames_per_second=options.frames_per_second,
         slots=options.slots,
         redis_url=options.redis_url,
+        replicas=options.replicas if options.ray else 0,
+        shards=options.shards,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -131,6 +133,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--redis-url", type=_redis_url, default="", help="an external Redis or Valkey (default: embedded)"
     )
+    parser.add_argument("--ray", action="store_true", help="run the engine as a deployment on Ray Serve")
+    parser.add_argument(
+        "--shards", type=_number(int, 1, 64), default=1, help="with --ray: ranks that share every latent"
+    )
+    parser.add_argument("--replicas", type=_number(int, 1, 64), default=1, help="with --ray: engines")
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     parser.add_argument(
         "--check", type=_number(float, 1, 3600), metavar="SECONDS", help="play by itself, measure, and say so"
@@ -138,7 +145,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--json", action="store_true", help="with --check: print nothing but one line of JSON"
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not options.ray and (options.shards, options.replicas) != (1, 1):
+        parser.error("--shards and --replicas are for an engine on Ray; add --ray")
+    return options
 
 
 def _number(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:

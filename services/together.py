@@ -5,26 +5,28 @@ The services speak gRPC to each other here as they do on a cluster; they only sh
 
 import asyncio
 import socket
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
-from aapt import checkpoint
 from livevideo.v1 import session_pb2_grpc
-from livevideo.v1.session_pb2 import ListModelsRequest, Model
+from livevideo.v1.session_pb2 import ListModelsRequest
 from services import app, status
 from services.app import Host, Service
 from services.control.service import ControlService
 from services.control.service import Settings as ControlSettings
 from services.decoder.service import DecoderService
 from services.decoder.service import Settings as DecoderSettings
+from services.engine.launch import deployed, until_ended
+from services.engine.model import described, load
 from services.engine.service import EngineService
 from services.engine.service import Settings as EngineSettings
 from services.engine.world import on_one_device
-from services.errors import BadCheckpoint, BadSetting, ServiceError, refusal_in
+from services.errors import BadSetting, ServiceError, refusal_in
 from services.sessions.service import SessionService
 from services.sessions.service import Settings as SessionsSettings
 from services.status import Readiness
@@ -33,6 +35,7 @@ from services.web.service import WebService
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 READY_S = 30.0
+DEPLOYED_S = 180.0  # Ray starts, then every replica
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Settings:
     frames_per_second: float = 0.0  # 0: the model's own
     slots: int = 4
     redis_url: str = ""  # empty: an embedded Valkey
+    replicas: int = 0  # of the engine on Ray; 0: one engine, in this process
+    shards: int = 1  # ranks of each replica on Ray
 
 
 @dataclass(frozen=True)
@@ -83,27 +88,29 @@ class Together:
 async def running(settings: Settings) -> AsyncIterator[Addresses]:
     """Everything, up and ready, for as long as the block lasts. Raises a ServiceError where it cannot be."""
     free_port = _free_port(settings.host)
-    try:
-        model = checkpoint.load(settings.checkpoint)
-    except checkpoint.BadCheckpoint as error:
-        raise BadCheckpoint(str(error)) from error
+    model = load(settings.checkpoint)
     address = _address(settings.host, settings.grpc_port or free_port)
-    engine_settings = EngineSettings(
-        address=address, advertised_address=address, sessions_address=address, slots=settings.slots
+    engine = EngineSettings(
+        address=address,
+        advertised_address=address,
+        sessions_address=address,
+        slots=settings.slots,
+        checkpoint=str(settings.checkpoint.absolute()),
     )
-    engine = EngineService(
-        on_one_device(model, settings.slots), _described(model, settings.frames_per_second), engine_settings
+    services: list[Service] = [
+        SessionService(SessionsSettings(address=address, redis_url=settings.redis_url)),
+        ControlService(ControlSettings(address=address, sessions_address=address)),
+        DecoderService(model.vae, DecoderSettings(address=address, sessions_address=address)),
+    ]
+    here: EngineService | None = None
+    if not settings.replicas:
+        told = described(model.preset, settings.frames_per_second)
+        here = EngineService(on_one_device(model, settings.slots), told, engine)
+        services.append(here)
+    together, readiness = Together(services), Readiness()
+    host = Host(
+        together, address=address, trouble=here.trouble if here else lambda: None, readiness=readiness
     )
-    together = Together(
-        [
-            SessionService(SessionsSettings(address=address, redis_url=settings.redis_url)),
-            ControlService(ControlSettings(address=address, sessions_address=address)),
-            DecoderService(model.vae, DecoderSettings(address=address, sessions_address=address)),
-            engine,
-        ]
-    )
-    readiness = Readiness()
-    host = Host(together, address=address, trouble=engine.trouble, readiness=readiness)
     web = WebService(
         WebSettings(
             page_address=_address(settings.host, settings.web_port),
@@ -118,22 +125,27 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         # Each is harmless where nothing was started; a host that did not start to its end stops nothing.
         for stop in (together.stop, host.stop, web.stop):
             stack.push_async_callback(stop)
-        await _start(host, settings, address)
+        await _start(host, settings, engine, stack)
         await web.start()
         yield Addresses(address, f"http://{web.page_address}")
 
 
-async def _start(host: Host, settings: Settings, address: str) -> None:
+async def _start(host: Host, settings: Settings, engine: EngineSettings, stack: AsyncExitStack) -> None:
     """Until a player could come. Raises a ServiceError that says what to look at."""
     look_at = "--redis-url" if settings.redis_url else "the log above"
+    within_s = DEPLOYED_S if settings.replicas else READY_S
     try:
         await host.start()
-        await _until_announced(address)
+        if settings.replicas:
+            deployment = await stack.enter_async_context(_deployed(settings, engine))
+            await app.until_one_ends(_until_announced(engine.address, within_s), until_ended(deployment))
+        else:
+            await _until_announced(engine.address, within_s)
     except ValueError as error:
         raise BadSetting(f"the services could not be started (look at {look_at}): {error}") from error
     except TimeoutError as error:
         raise ServiceError(
-            f"the engine did not announce itself within {READY_S:g} s; --log-level INFO says more"
+            f"the engine did not announce itself within {within_s:g} s; --log-level INFO says more"
         ) from error
     except grpc.aio.AioRpcError as error:
         said = refusal_in(error) or error.details()
@@ -142,25 +154,23 @@ async def _start(host: Host, settings: Settings, address: str) -> None:
         ) from error
 
 
-async def _until_announced(address: str) -> None:
+def _deployed(settings: Settings, engine: EngineSettings) -> AbstractAsyncContextManager[Process]:
+    return deployed(
+        engine,
+        replicas=settings.replicas,
+        shards=settings.shards,
+        frames_per_second=settings.frames_per_second,
+        start_s=DEPLOYED_S,
+    )
+
+
+async def _until_announced(address: str, within_s: float) -> None:
     """Until *sessions* knows of the engine: who comes before that would be refused."""
     async with app.open_channel(address) as channel:
         stub = session_pb2_grpc.SessionServiceStub(channel)
-        async with asyncio.timeout(READY_S):
+        async with asyncio.timeout(within_s):
             while not (await stub.ListModels(ListModelsRequest())).models:  # noqa: ASYNC110 (another service)
                 await asyncio.sleep(0.05)
-
-
-def _described(model: checkpoint.Model, frames_per_second: float) -> Model:
-    preset = model.preset
-    return Model(
-        name=preset.name,
-        width_px=preset.width_px,
-        height_px=preset.height_px,
-        frames_per_second=frames_per_second or preset.frames_per_second,
-        keys=preset.keys,
-        tracks=preset.tracks,
-    )
 
 
 def _free_port(host: str) -> int:

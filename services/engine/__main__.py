@@ -2,33 +2,20 @@
 
 from pathlib import Path
 
-from aapt import checkpoint
-from livevideo.v1.session_pb2 import Model
 from services import app
+from services.engine.model import described, load
 from services.engine.service import EngineService, Settings
 from services.engine.world import on_one_device
-from services.errors import BadCheckpoint, ServiceError
+from services.errors import ServiceError
 
 
 def service(settings: Settings) -> EngineService:
     """An engine that plays a checkpoint, warmed up. Raises services.errors.BadCheckpoint or BadSetting."""
-    try:
-        model = checkpoint.load(Path(settings.checkpoint))
-    except checkpoint.BadCheckpoint as error:
-        raise BadCheckpoint(str(error)) from error
-    preset = model.preset
-    described = Model(
-        name=preset.name,
-        width_px=preset.width_px,
-        height_px=preset.height_px,
-        frames_per_second=preset.frames_per_second,
-        keys=preset.keys,
-        tracks=preset.tracks,
-    )
+    model = load(Path(settings.checkpoint))
     world = on_one_device(
         model, settings.slots, settings.device, is_compiled=settings.is_compiled, fp8=settings.fp8
     )
-    return EngineService(world, described, settings)
+    return EngineService(world, described(model.preset), settings)
 
 
 def main() -> None:

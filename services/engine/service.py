@@ -96,9 +96,13 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         """Tell where decoders reach this replica; until that is known it is not announced."""
         self._address = address
 
+    def failure(self) -> str | None:
+        """Why this replica is of no use any more, where that is so: it must be replaced."""
+        return self._failure or self.gpus.trouble()
+
     def trouble(self) -> str | None:
         """Why this replica can seat nobody, where that is so."""
-        return self._failure or self.gpus.trouble() or self.engine.trouble
+        return self.failure() or self.engine.trouble
 
     async def start(self) -> None:
         self.gpus.start()

@@ -91,8 +91,10 @@ local function room(replica)
   return tonumber(slots) - tonumber(redis.call('HGET', taken, replica) or '0'), address
 end
 
+-- One that stops announces no slots: its sessions need not wait for the end of its lease.
 local function is_alive(replica)
-  return tonumber(redis.call('ZSCORE', replicas, replica) or '0') > now_ms
+  local is_leaving = string.match(redis.call('HGET', details, replica) or '', '^0 ')
+  return not is_leaving and tonumber(redis.call('ZSCORE', replicas, replica) or '0') > now_ms
 end
 
 -- The live replica with the most room, and its address; or nil and why.

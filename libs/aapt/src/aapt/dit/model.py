@@ -116,7 +116,7 @@ class Block(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "b n d"],
+        x: Float[Tensor, "b own d"],
         six: Float[Tensor, "b 6 d"],
         turns: Rope,
         mask: Tensor | None,
@@ -124,7 +124,7 @@ class Block(nn.Module):
         cache: LayerCache | None,
         *,
         is_own: bool = False,
-    ) -> Float[Tensor, "b n d"]:
+    ) -> Float[Tensor, "b own d"]:
         """`six` is what the time gives to every block; is_own: to this one, its own modulation added."""
         six = six if is_own else self.modulation + six
         shift1, scale1, gate1, shift2, scale2, gate2 = six.chunk(6, 1)
