@@ -176,16 +176,18 @@ class SteadyStep:
         recorder: "Recorder | None",
     ) -> None:  # fmt: skip
         device = cache.keys.device
-        self._given = [torch.empty_like(x, device=device) for x in given]
-        self._index = torch.zeros(1, 1, dtype=torch.long, device=device)
-        self._recorder = recorder
+        kept = [torch.empty_like(x, device=device) for x in given]
+        number = torch.zeros(1, 1, dtype=torch.long, device=device)
 
-        def run() -> Latents:
-            noise, previous, controls = self._given
-            here = steady_pass(cache, slot, self._index)
-            velocity = dit(noise, previous, moment, None, controls, self._index, cache=here)
+        def run() -> Latents:  # without `self`: a step that is dropped lets go of its network at once
+            noise, previous, controls = kept
+            here = steady_pass(cache, slot, number)
+            velocity = dit(noise, previous, moment, None, controls, number, cache=here)
             return clean_estimate(noise, velocity, moment.t)
 
+        self._given = kept
+        self._index = number
+        self._recorder = recorder
         self._run: Callable[[], Latents] = run
 
     def __call__(self, given: Sequence[Tensor], index: int) -> Latents:

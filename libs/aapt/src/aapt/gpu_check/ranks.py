@@ -1,5 +1,6 @@
 """A sample that several devices share (Ulysses), each a process: NCCL between GPUs, gloo between CPUs."""
 
+import gc
 import json
 import tempfile
 from dataclasses import asdict
@@ -46,10 +47,14 @@ def _rank(
         timeout=PATIENCE,
     )
     serving = Serving(**{**asked, "device": device})  # type: ignore[arg-type]
-    group = SequenceParallel(dist.group.WORLD)
-    model = random_model((PRESETS | LARGE_PRESETS)[preset], device, serving.dtype, group)
-    speed = measure_steps(place(model, serving), way, serving, steps=steps, ranks=ranks)
+    speed = _measured(preset, way, serving, steps)
     if rank == 0:
         (Path(folder) / "speed.json").write_text(json.dumps(asdict(speed)))
-    dist.barrier()
+    gc.collect()  # a group must not outlive the process's end in some network's hands
     dist.destroy_process_group()
+
+
+def _measured(preset: str, way: str, serving: Serving, steps: int) -> Speed:
+    group = SequenceParallel(dist.group.WORLD)
+    model = random_model((PRESETS | LARGE_PRESETS)[preset], serving.device, serving.dtype, group)
+    return measure_steps(place(model, serving), way, serving, steps=steps, ranks=group.ranks)
