@@ -4,6 +4,7 @@ The services speak gRPC to each other here as they do on a cluster; they only sh
 """
 
 import asyncio
+import logging
 import socket
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
@@ -161,6 +162,7 @@ def _deployed(settings: Settings, engine: EngineSettings) -> AbstractAsyncContex
         shards=settings.shards,
         frames_per_second=settings.frames_per_second,
         start_s=DEPLOYED_S,
+        log_level=logging.getLevelName(logging.getLogger().getEffectiveLevel()),
     )
 
 

@@ -96,7 +96,8 @@ def deploy(application: serve.Application, asked: Asked, within_s: float, stoppe
         said = serve.status().applications.get(APPLICATION)
         if said is not None:
             messages = [said.message, *(each.message for each in said.deployments.values())]
-            why = "; ".join(message for message in messages if message)
+            # A traceback says what happened in its last line; Ray's logs keep the rest.
+            why = "; ".join(message.strip().splitlines()[-1] for message in messages if message.strip())
             if said.status is ApplicationStatus.RUNNING:
                 return
             if said.status not in _STARTING:

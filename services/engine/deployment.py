@@ -53,6 +53,7 @@ class Settings:
     start_s: float = 180.0  # longest time until all replicas run
     drain_s: float = 10.0  # longest time for a replica to let its sessions go on elsewhere
     ends_with_stdin: bool = False  # for a parent that may die
+    log_level: str = "INFO"  # of this command; replicas log to Ray's files
 
     def __post_init__(self) -> None:
         for name in ("replicas", "shards"):
@@ -183,6 +184,7 @@ def main() -> None:
     stopped = threading.Event()
     try:
         settings, engine = app.settings_from_env(Settings), app.settings_from_env(EngineSettings)
+        telemetry.start_logging(settings.log_level)
         if settings.ends_with_stdin:
             threading.Thread(target=_until_stdin_ends, args=(stopped,), daemon=True).start()
         run(settings, engine, stopped)

@@ -157,7 +157,7 @@ def test_a_checkpoint_that_one_rank_cannot_read_is_named_with_its_rank(tmp_path:
     weights = cut / "vae.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with (
-        pytest.raises(RanksDiffer, match=rf"rank 1 has no model to play: .*{weights} cannot be read"),
+        pytest.raises(RanksDiffer, match=rf"no model to play on rank 1: .*{weights} cannot be read"),
         gang(2, tmp_path, {0: Rank(folder=whole), 1: Rank(folder=cut)}),
     ):
         pass

@@ -60,6 +60,16 @@ class _Connection:
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
         return self._exactly(length)
 
+    def await_close(self, within_s: float) -> None:
+        """Until the other end has closed, or does not in time.
+
+        What was sent last would be lost if this end closed with messages unread.
+        """
+        ends_at_s = time.monotonic() + within_s
+        with contextlib.suppress(OSError, EOFError):
+            while time.monotonic() < ends_at_s:
+                self.receive()
+
     def close(self) -> None:
         # A thread that sends or receives gets out, too.
         with contextlib.suppress(OSError):
@@ -194,8 +204,16 @@ class Lines:
         self._lose(failure)
         return RankLost(f"{self._lost}; replace all {self.ranks} ranks of the gang")
 
+    def part(self, message: bytes) -> None:
+        """Tell every rank the last thing, after which it closes its line. Raises RankLost."""
+        self._is_closed = True  # from now on a closed line is no loss
+        self.tell(message)
+        for connection in self._connections.values():
+            connection.await_close(self._silence_s)
+        self.close()
+
     def close(self) -> None:
-        """Part from all ranks. Closing twice is no error."""
+        """Close all lines. Closing twice is no error."""
         self._is_closed = True
         self._listener.close()
         for connection in self._connections.values():

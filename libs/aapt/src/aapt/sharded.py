@@ -127,15 +127,15 @@ class ShardedRollout:
 
     def end(self) -> None:
         """Let the other ranks go. Ending twice, or when the gang is lost, is no error."""
-        try:
-            self._tell(_END)
-        except RankLost:
-            pass
-        finally:
-            self._lines.close()
+        with contextlib.suppress(RankLost):
+            self._lines.part(self._message(_END))
+        self._lines.close()
 
     def _tell(self, verb: str, *given: object) -> None:
-        self._lines.tell(pickle.dumps((verb, self._refused, given), protocol=5))
+        self._lines.tell(self._message(verb, *given))
+
+    def _message(self, verb: str, *given: object) -> bytes:
+        return pickle.dumps((verb, self._refused, given), protocol=5)
 
     def _play(self, verb: Callable[[], T]) -> T:
         try:
@@ -215,8 +215,12 @@ def _held(load: Callable[[], Model], slots: int) -> tuple[_Held, Rollout | None]
 
 def _refusal(held: Mapping[int, _Held], ranks: int) -> str:
     """Why these ranks cannot play together; empty: they can."""
-    if failures := {rank: each.failure for rank, each in held.items() if each.failure}:
-        return "; ".join(f"rank {rank} has no model to play: {why}" for rank, why in failures.items())
+    ranks_of: dict[str, list[str]] = {}
+    for rank, each in held.items():
+        ranks_of.setdefault(each.failure, []).append(str(rank))
+    ranks_of.pop("", None)
+    if ranks_of:
+        return "; ".join(f"no model to play on rank {', '.join(of)}: {why}" for why, of in ranks_of.items())
     first = held[0]
     assert first.preset is not None
     for what, advice in (
