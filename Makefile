@@ -18,7 +18,7 @@ REPLICAS ?=
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
 	@echo 'make play RAY=1 SHARDS=2   the same with the engine on Ray, here or at RAY_ADDRESS, on so many ranks'
-	@echo 'make bench    measure this machine'
+	@echo 'make bench    measure this machine, for half an hour; ARGS="--minutes 1 --crowds" for a short one'
 	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
 	@echo 'make record   record 200 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
@@ -39,6 +39,7 @@ gpu-check: .venv/installed
 
 bench: .venv/installed gen/generated
 	@$(BIN)/python -m services.bench $(ARGS)
+	@$(BIN)/python -m aapt.bench
 	@$(BIN)/python -m aapt.train.bench
 
 record: .venv/developing

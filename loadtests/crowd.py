@@ -17,7 +17,7 @@ import grpc
 
 from livevideo.v1.session_pb2 import OpenRequest
 from loadtests.player import Addresses, Player, Script
-from loadtests.report import Report, percentile
+from loadtests.report import Measurements, Report, percentile
 
 ARRIVE_EVERY_S = 0.5
 
@@ -27,12 +27,14 @@ class Outcome:
     """What a crowd got.
 
     deadline_hit: the share of all frames that came no more than one frame period after their place in time.
-    refused: how many were turned away, by the reason that they were given.
+    broken: how many sessions ended before their players wanted; their frames are not counted.
+    refused: how many were turned away before a frame came, by the reason that they were given.
     retry_after_s: the longest time after which one of them was told to come again. 0: nobody was told any.
     """
 
     asked: int
     seated: int
+    broken: int
     refused: dict[str, int]
     retry_after_s: float
     frames: int
@@ -40,7 +42,7 @@ class Outcome:
     deadline_hit: float
     longest_gap_s: float
     index_gaps: int
-    control_to_frame_p95_s: float
+    control_to_frame_p95_s: float  # of the player who had the worst
 
     def to_json(self) -> str:
         """One line."""
@@ -53,31 +55,35 @@ async def play_together(
     """Let `players` arrive half a second apart and play until `seconds` after the last has come."""
     reports: list[Report] = []
     refusals: list[grpc.aio.AioRpcError] = []
+    broken: list[grpc.aio.AioRpcError] = []
 
     async def one(number: int) -> None:
         await asyncio.sleep(number * ARRIVE_EVERY_S)
         player = Player(addresses)
         stays_s = seconds + (players - 1 - number) * ARRIVE_EVERY_S
+        wanted = OpenRequest(model=model, seed=number + 1)
+        playing: list[Measurements] = []
         try:
-            reports.append(
-                await player.play(script, stays_s, wanted=OpenRequest(model=model, seed=number + 1))
-            )
-        except grpc.aio.AioRpcError as refusal:
-            refusals.append(refusal)
+            reports.append(await player.play(script, stays_s, wanted=wanted, on_frame=playing.append))
+        except grpc.aio.AioRpcError as error:
+            (broken if playing else refusals).append(error)
         finally:
             await player.close()
 
     await asyncio.gather(*(one(number) for number in range(players)))
-    return _outcome(players, reports, refusals)
+    return _outcome(players, reports, refusals, len(broken))
 
 
-def _outcome(asked: int, reports: Sequence[Report], refusals: Sequence[grpc.aio.AioRpcError]) -> Outcome:
+def _outcome(
+    asked: int, reports: Sequence[Report], refusals: Sequence[grpc.aio.AioRpcError], broken: int = 0
+) -> Outcome:
     told = [dict(refusal.trailing_metadata() or ()) for refusal in refusals]
     frames = sum(report.frames for report in reports)
     late = sum(report.late_ratio * report.frames for report in reports)
     return Outcome(
         asked=asked,
-        seated=len(reports),
+        seated=len(reports) + broken,
+        broken=broken,
         refused=dict(Counter(str(each.get("reason", "unknown")) for each in told)),
         retry_after_s=max((float(each.get("retry-after-s", 0)) for each in told), default=0.0),
         frames=frames,

@@ -5,6 +5,7 @@ metadata; `from_status` turns such a status back into the same class on the call
 """
 
 import math
+from collections.abc import Iterator
 from typing import ClassVar, Self
 
 import grpc
@@ -183,12 +184,18 @@ def from_status(error: grpc.aio.AioRpcError) -> ServiceError | None:
     """The refusal that a service sent, or PeerUnavailable when none answered; None for any other failure."""
     sent = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
     message = error.details() or ""
-    for refusal in ServiceError.__subclasses__():
+    for refusal in _kinds(ServiceError):
         if refusal.reason == sent.get(REASON_KEY):
             return refusal.relayed(message, _retry_after_s(sent))
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return PeerUnavailable(f"a service that is needed does not answer: {message}", retry_after_s=1.0)
     return None
+
+
+def _kinds(of: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    for kind in of.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
 
 
 def refusal_in(error: BaseException) -> ServiceError | None:

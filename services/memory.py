@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+_SIGNS = ("allocate memory", "out of memory", "ALLOC_FAILED")
 _GROUP = Path("/sys/fs/cgroup")
 
 
@@ -14,8 +15,11 @@ def available_bytes() -> int | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on the host or on a GPU. torch has no class of its own for the former."""
-    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-    return named or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # A subclass of ours says what it is; one that says so of another process is not about this one.
+    of_torch = type(error) is RuntimeError or type(error).__module__.partition(".")[0] == "torch"
+    return of_torch and isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
 def _of_machine() -> int | None:

@@ -16,7 +16,7 @@ import grpc
 
 from livevideo.v1 import session_pb2_grpc
 from livevideo.v1.session_pb2 import ListModelsRequest
-from services import app, status
+from services import app, status, telemetry
 from services.app import Host, Service
 from services.control.service import ControlService
 from services.control.service import Settings as ControlSettings
@@ -33,6 +33,8 @@ from services.sessions.service import Settings as SessionsSettings
 from services.status import Readiness
 from services.web.service import Settings as WebSettings
 from services.web.service import WebService
+
+log = telemetry.logger("together")
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 READY_S = 30.0
@@ -82,7 +84,11 @@ class Together:
 
     async def stop(self) -> None:
         while self._started:
-            await self._started.pop().stop()
+            service = self._started.pop()
+            try:
+                await service.stop()
+            except Exception as error:  # the others are stopped all the same
+                log.exception("service not stopped", error, name=service.name)
 
 
 @asynccontextmanager

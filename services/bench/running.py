@@ -20,6 +20,12 @@ class Running:
     pid: int
     address: str  # host:port of every gRPC service
 
+    async def sample(self, memory_mb: list[float]) -> None:
+        """Its memory every five seconds, without end."""
+        while True:
+            memory_mb.append(self.resident_mb())
+            await asyncio.sleep(SAMPLE_S)
+
     def resident_mb(self) -> float:
         """Memory that it holds now. 0 where there is no /proc."""
         status = Path(f"/proc/{self.pid}/status")

@@ -43,7 +43,7 @@ class Cost:
             ("control to frame, p95", "< 350 ms", _ms(report.control_to_frame_p95_s)),
             ("step + decode, median", "< 60 ms", _ms(report.step_p50_s + report.decode_p50_s)),
             (
-                "what is not step, decode or encode, median a latent",
+                "moving: control to mailbox, latent to frames, median",
                 "< 5 ms",
                 _ms(stages["control_path"] + stages["handover"]),
             ),
@@ -84,7 +84,7 @@ async def _play(service: Running, minutes: float, script: str, started_s: float)
             kept.append(measured)
             first_frame_s.append(time.monotonic() - started_s)
 
-    sampling = asyncio.create_task(_sample(service, memory_mb))
+    sampling = asyncio.create_task(service.sample(memory_mb))
     player = Player(Addresses(service.address, service.address, service.address))
     try:
         report = await player.play(Script.load(script), minutes * 60, on_frame=watch)
@@ -103,9 +103,3 @@ async def _play(service: Running, minutes: float, script: str, started_s: float)
         memory_after_first_minute_mb=round(after_first_minute, 1),
         memory_growth_mb=round(memory_mb[-1] - after_first_minute, 1),
     )
-
-
-async def _sample(service: Running, memory_mb: list[float]) -> None:
-    while True:
-        memory_mb.append(service.resident_mb())
-        await asyncio.sleep(SAMPLE_S)

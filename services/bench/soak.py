@@ -68,10 +68,12 @@ async def soak(minutes: float, script: str, seed: int = 0) -> Soak:
 
     async with running("--slots", str(2 * PLAYERS)) as service:
         memory_mb: list[float] = []
-        sampling = asyncio.create_task(_sample(service, memory_mb, minutes))
+        sampling = asyncio.create_task(service.sample(memory_mb))
         ends_at_s = time.monotonic() + 60 * minutes
+        progress = asyncio.create_task(_count_down(ends_at_s))
         await asyncio.gather(*(keep_coming(service, ends_at_s) for _ in range(PLAYERS)))
-        sampling.cancel()
+        for task in (sampling, progress):
+            task.cancel()
     frames = sum(report.frames for report in reports)
     sixth = max(1, len(memory_mb) // 6)
     return Soak(
@@ -92,6 +94,8 @@ async def _come_and_go(address: str, stay_s: float, script: str, vanishes: bool)
     playing = asyncio.create_task(player.play(Script.load(script), stay_s, wanted=OpenRequest()))
     if vanishes:
         await asyncio.wait([playing], timeout=stay_s)
+        if playing.done():  # it was refused, which is raised here
+            return [playing.result()]
         await player.close()  # what was open breaks off
         await asyncio.gather(playing, return_exceptions=True)
         return []
@@ -101,10 +105,10 @@ async def _come_and_go(address: str, stay_s: float, script: str, vanishes: bool)
         await player.close()
 
 
-async def _sample(service: Running, memory_mb: list[float], minutes: float) -> None:
-    for _ in tqdm(range(round(60 * minutes / SAMPLE_S)), desc="soaking", unit="sample", file=sys.stderr):
-        memory_mb.append(service.resident_mb())
-        await asyncio.sleep(SAMPLE_S)
+async def _count_down(ends_at_s: float) -> None:
+    seconds = round(ends_at_s - time.monotonic())
+    for _ in tqdm(range(seconds), desc="soaking", unit="s", file=sys.stderr, mininterval=10):
+        await asyncio.sleep(1.0)
 
 
 def plot(measured: Soak, out: Path) -> None:

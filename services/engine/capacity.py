@@ -1,9 +1,12 @@
 """`Capacity`: how many sessions a period has time for, by what steps were measured to take."""
 
 import statistics
+import time
 from collections import deque
+from collections.abc import Callable
 
 _MEASURED_STEPS = 64  # of one size; the median is taken over this many
+_LAPSE_S = 60.0
 _STEPS_TO_TRUST = 8  # the first steps of a process are slow and say nothing
 
 
@@ -12,16 +15,28 @@ class Capacity:
 
     phases: sessions are spread evenly over so many ticks in each period; those of one phase share a step.
     headroom: the share of the time between two ticks that a step may take.
+
+    That a size is too slow is forgotten after a minute, or nobody would ever find out that it no longer is.
     """
 
-    def __init__(self, *, period_s: float, phases: int, headroom: float) -> None:
+    def __init__(
+        self,
+        *,
+        period_s: float,
+        phases: int,
+        headroom: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._phases = phases
         self._room_s = headroom * period_s / phases
+        self._clock = clock
         self._took_s: dict[int, deque[float]] = {}
+        self._measured_at_s: dict[int, float] = {}
 
     def measured(self, sessions: int, step_s: float) -> None:
         """Take in what one step for `sessions` took."""
         self._took_s.setdefault(sessions, deque(maxlen=_MEASURED_STEPS)).append(step_s)
+        self._measured_at_s[sessions] = self._clock()
 
     def step_s(self, sessions: int) -> float:
         """What a step for so many takes. 0: nothing is known.
@@ -30,16 +45,23 @@ class Capacity:
         a step's cost, so this is too much rather than too little. Below the smallest, it costs as much as
         that.
         """
-        trusted = {size: took for size, took in self._took_s.items() if len(took) >= _STEPS_TO_TRUST}
+        trusted = {
+            size: statistics.median(took)
+            for size, took in self._took_s.items()
+            if len(took) >= _STEPS_TO_TRUST and not self._has_lapsed(size)
+        }
         if not trusted:
             return 0.0
         nearest = max((size for size in trusted if size <= sessions), default=min(trusted))
-        return statistics.median(trusted[nearest]) * max(1.0, sessions / nearest)
+        return trusted[nearest] * max(1.0, sessions / nearest)
 
     def seats(self, slots: int) -> int:
         """How many of `slots` a period has time for; one always, or a slow moment would be the last that is
         ever measured."""
         in_phase = range(1, -(-slots // self._phases) + 1)
-        in_phase = range(1, -(-slots // self._phases) + 1)
         sizes = [size for size in in_phase if self.step_s(size) <= self._room_s]
         return max(1, min(slots, self._phases * max(sizes, default=0)))
+
+    def _has_lapsed(self, size: int) -> bool:
+        is_old = self._clock() - self._measured_at_s[size] > _LAPSE_S
+        return is_old and size > 1 and statistics.median(self._took_s[size]) > self._room_s

@@ -88,6 +88,11 @@ def check_room(asked: Asked) -> None:
 
 def deploy(application: serve.Application, asked: Asked, within_s: float, stopped: threading.Event) -> None:
     """Until every replica runs, or `stopped` is set. Raises a ServiceError that says what failed."""
+    if APPLICATION in serve.status().applications:
+        raise ServiceError(
+            f"this cluster runs an application {APPLICATION!r} already; withdraw that one first, or use"
+            " another cluster"
+        )
     target = serve.RunTarget(application, name=APPLICATION, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     ends_at_s = time.monotonic() + within_s

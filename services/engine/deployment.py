@@ -22,15 +22,15 @@ except ImportError as error:
     raise ImportError("engines on Ray need Ray, which is not installed; say: pip install '.[ray]'") from error
 
 from aapt import checkpoint
-from aapt.lines import RankLost
 from aapt.sharded import check_ranks
 from services import app, status, telemetry
 from services.engine import cluster
 from services.engine.gang import Gang, RankSettings
+from services.engine.gpus import Gpus
 from services.engine.model import described
 from services.engine.service import EngineService
 from services.engine.service import Settings as EngineSettings
-from services.errors import BadCheckpoint, BadSetting, ServiceError
+from services.errors import BadCheckpoint, BadSetting, PortTaken, ServiceError
 from services.status import Readiness
 
 log = telemetry.logger("engine")
@@ -40,7 +40,11 @@ _CHECK_PERIOD_S = 0.1
 
 @dataclass(frozen=True)
 class Settings:
-    """Replicas of the engine on a Ray cluster. Each has the engine's own settings but ADDRESS and REPLICA."""
+    """Replicas of the engine on a Ray cluster.
+
+    Each has the engine's own settings but ADDRESS, REPLICA and DEVICE. METRICS_PORT is that of the first
+    replica on a machine; further ones take the next.
+    """
 
     ray_address: str = ""  # of the cluster, host:port; empty: one on this machine, for as long as this runs
     replicas: int = 1
@@ -62,6 +66,12 @@ class Settings:
         for name in ("cpus_per_rank", "gpus_per_rank"):
             if getattr(self, name) < 0:
                 raise BadSetting(f"{name.upper()} is {getattr(self, name)}; it must be 0 or more")
+        if not self.cpus_per_rank and not self.gpus_per_rank:
+            raise BadSetting("CPUS_PER_RANK and GPUS_PER_RANK are both 0; a rank computes on one of them")
+        if self.shards > 1 and self.gpus_per_rank % 1:
+            raise BadSetting(
+                f"GPUS_PER_RANK is {self.gpus_per_rank}; ranks that exchange need whole GPUs, or none"
+            )
 
 
 class EngineReplica:
@@ -77,10 +87,11 @@ class EngineReplica:
         model = described(checkpoint.read_preset(Path(engine.checkpoint)), settings.frames_per_second)
         name = f"engine-{serve.get_replica_context().replica_id.unique_id}"
         own = replace(engine, replica=name, advertised_address="")  # which is known when the port is
-        self._service = EngineService(self._gang.world, model, own)
+        watched = Gpus(name, environ={"CUDA_VISIBLE_DEVICES": self._gang.gpus})
+        self._service = EngineService(self._gang.world, model, own, watched)
         readiness = Readiness()
         if engine.metrics_port:
-            status.serve(settings.listen_host, engine.metrics_port, readiness)
+            _serve_status(settings, engine.metrics_port, readiness)
         self._host = app.Host(
             self._service,
             address=f"{settings.listen_host}:0",
@@ -108,8 +119,8 @@ class EngineReplica:
             self._failure = self._service.failure() or ""
             try:
                 self._gang.check()
-            except RankLost as lost:
-                self._failure = str(lost)
+            except Exception as error:  # RankLost, as a rule; whatever it is, the gang is not sound
+                self._failure = str(error)
         if self._host is not None:
             log.error("replica failed", failure=self._failure)
             await self._stop()
@@ -130,6 +141,8 @@ def ranks(settings: Settings, engine: EngineSettings) -> RankSettings:
         checkpoint=engine.checkpoint,
         slots=engine.slots,
         torch_threads=engine.torch_threads,
+        is_compiled=engine.is_compiled,
+        fp8=engine.fp8,
     )
 
 
@@ -160,6 +173,8 @@ def application(settings: Settings, engine: EngineSettings) -> serve.Application
 def run(settings: Settings, engine: EngineSettings, stopped: threading.Event) -> None:
     """Deploy, and withdraw when `stopped` is set. Raises a ServiceError where it cannot be deployed."""
     rank = ranks(settings, engine)
+    if engine.is_compiled and settings.shards > 1:
+        raise BadSetting("IS_COMPILED is set, and SHARDS ranks cannot share a compiled network; leave it out")
     try:
         check_ranks(checkpoint.read_preset(Path(engine.checkpoint)), settings.shards)
     except checkpoint.BadCheckpoint as error:
@@ -196,6 +211,18 @@ def _until_stdin_ends(stopped: threading.Event) -> None:
     while os.read(sys.stdin.fileno(), 1024):  # not by sys.stdin, whose lock would be held when Python ends
         pass
     stopped.set()
+
+
+def _serve_status(settings: Settings, first_port: int, readiness: Readiness) -> None:
+    for port in range(first_port, first_port + settings.replicas):
+        try:
+            status.serve(settings.listen_host, port, readiness)
+        except PortTaken:
+            if port == first_port + settings.replicas - 1:
+                raise
+        else:
+            log.info("metrics served", port=port)
+            return
 
 
 def _advertised_host(settings: Settings) -> str:

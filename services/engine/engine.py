@@ -70,7 +70,7 @@ class Engine:
         # At a slow pace a viewer needs longer than that to show a latent's last frame.
         self._credit_timeout_s = max(credit_timeout_s, _PATIENT_PERIODS * self.period_s)
         self._phases = phases
-        self._capacity = Capacity(period_s=self.period_s, phases=phases, headroom=headroom)
+        self._capacity = Capacity(period_s=self.period_s, phases=phases, headroom=headroom, clock=clock)
         self._session_bytes = session_bytes
         self._available_bytes = available_bytes
         self._trouble: str | None = None
@@ -140,6 +140,8 @@ class Engine:
                 await self._in_memory(lambda: self._world.open(slot, None, "", 0))
             except OutOfMemory:
                 pass
+            except Exception as error:
+                log.exception("probe failed", error)
             else:
                 self._trouble = None
             finally:
@@ -155,6 +157,7 @@ class Engine:
         """
         residence.check()
         latent = await self._in_memory(lambda: self._world.open(residence.slot, image, prompt, seed))
+        self._trouble = None
         turn = Turn(keys=(0.0,) * len(self.keys), control_seq=0)
         residence.begin(mailbox, 1, Made(0, latent, self._rows(turn), turn), self.clock())
 
@@ -165,6 +168,7 @@ class Engine:
         OutOfMemory."""
         residence.check()
         await self._in_memory(lambda: self._world.resume(residence.slot, past, prompt, seed))
+        self._trouble = None
         residence.begin(mailbox, max(past.latents) + 1, None, self.clock())
 
     async def run(self) -> None:
@@ -212,7 +216,12 @@ class Engine:
             self._on_tick(Tick(lateness_s, step_s, [*skipped, *without]))
 
     async def stop(self) -> None:
-        """Seat nobody any more, let the step that runs finish and its latents go out, and end every stay."""
+        """Seat nobody any more, let the step that runs finish and its latents go out, and end every stay.
+
+        Stopping twice is no error.
+        """
+        if self._is_stopping:
+            return
         self._is_stopping = True
         async with self._ticking:
             for residence in list(self._residents.values()):
@@ -238,7 +247,8 @@ class Engine:
                 break
             except OutOfMemory as error:
                 # The newest has to leave, since there was memory before it came; the others go on at once.
-                due.pop(due.index(max(due, key=lambda each: each.since_s))).end(error)
+                max(due, key=lambda each: each.since_s).end(error)
+                due[:] = [each for each in due if self._residents.get(each.slot) is each]
                 if not due:
                     return 0.0
             except Exception as error:

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from aapt.checkpoint import Model, load
 from aapt.lines import START_S, Address, FirstRankHangs, Line, Lines, RankLost
-from aapt.serving import AS_IT_IS, Serving, place
+from aapt.serving import AS_IT_IS, Serving, best_serving, place
 from aapt.sharded import ShardedRollout, follow, meet
 
 
@@ -34,6 +34,8 @@ class RankSettings:
     checkpoint: str = "checkpoints/road"  # folder, on the machine where the gang is
     slots: int = 4
     torch_threads: int = 1
+    is_compiled: bool = False
+    fp8: bool = False
 
     @property
     def bundle(self) -> dict[str, float]:
@@ -62,10 +64,13 @@ class Gang:
             ).remote(settings, rank, meeting, os.getpid())
             for rank in range(1, settings.shards)
         ]
+        told = [actor.gpus.remote() for actor in self._actors]
+        self.gpus = ",".join(each for each in (_own_gpus(), *ray.get(told, timeout=within_s)) if each)
         self._follows = [actor.follow.remote(self._lines.address, self._lines.key) for actor in self._actors]
         try:
             self._lines.connect(within_s)
-            self.world = ShardedRollout(self._lines, _loading(settings, 0, meeting), settings.slots)
+            load = _loading(settings, 0, meeting)
+            self.world = ShardedRollout(self._lines, load, settings.slots, _serving(settings))
         except RankLost as lost:
             raise RankLost(f"{lost}{self._said()}") from lost
 
@@ -99,10 +104,15 @@ class _Rank:
         self._first_process = first_process
         self._load = _loading(settings, rank, meeting)
 
+    def gpus(self) -> str:
+        """Those that Ray gave it, as in CUDA_VISIBLE_DEVICES."""
+        return _own_gpus()
+
     def follow(self, address: Address, key: str) -> None:
         """Play what rank 0 plays, until it ends."""
         try:
-            follow(Line(address, key, self._rank), self._load, self._settings.slots)
+            line = Line(address, key, self._rank)
+            follow(line, self._load, self._settings.slots, _serving(self._settings))
         except FirstRankHangs:
             # Serve would wait for it for twenty seconds, and so would its sessions.
             with contextlib.suppress(ProcessLookupError):
@@ -119,7 +129,19 @@ def _loading(settings: RankSettings, rank: int, meeting: str) -> Callable[[], Mo
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
         backend = "nccl" if settings.gpus else "gloo"
         model = load(Path(settings.checkpoint), meet(rank, settings.shards, meeting, backend=backend))
-        # No graphs: a rank that is lost must not leave the others inside one.
-        return place(model, Serving("cuda", "bfloat16") if settings.gpus else AS_IT_IS)
+        return place(model, _serving(settings))
 
     return loaded
+
+
+def _serving(settings: RankSettings) -> Serving:
+    """How a rank computes. Several use no graphs: one that is lost must not leave the others inside one."""
+    if settings.shards == 1:
+        return best_serving(
+            "cuda" if settings.gpus else "cpu", is_compiled=settings.is_compiled, fp8=settings.fp8
+        )
+    return Serving("cuda", "bfloat16", fp8=settings.fp8) if settings.gpus else AS_IT_IS
+
+
+def _own_gpus() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")

@@ -20,7 +20,7 @@ log = telemetry.logger("engine")
 
 # What the application did wrong: the GPU itself is well. All other XIDs are fatal, as for NVIDIA's device
 # plugin for Kubernetes.
-HARMLESS_XIDS = frozenset({13, 31, 43, 45, 68})
+HARMLESS_XIDS = frozenset({13, 31, 43, 45, 68, 109})
 _ALL_LINKS = 0xFFFFFFFF
 _KIB = 1024
 
@@ -83,6 +83,7 @@ class Gpus:
 
     def start(self) -> None:
         """Begin to watch. It is no error that there are no GPUs."""
+        self._answered_at_s = self._clock()  # a driver may hang at the first question
         self._thread = threading.Thread(target=self._watch, name="gpus", daemon=True)
         self._thread.start()
 
@@ -115,10 +116,11 @@ class Gpus:
             count = nvml.nvmlDeviceGetCount()
         except nvml.NVMLError as error:
             log.info("no GPUs watched", reason=str(error))
+            self._answered_at_s = None
             return 0
         self._gpus = list(self._found(count))
+        self._answered_at_s = self._clock() if self._gpus else None
         if self._gpus:
-            self._answered_at_s = self._clock()
             self._events = self._registered()
             log.info("GPUs watched", gpus=[gpu.uuid for gpu in self._gpus])
         return len(self._gpus)
@@ -150,6 +152,8 @@ class Gpus:
         except Exception as error:
             # Nothing is known of the GPUs from here on, which `trouble` says once they are silent too long.
             log.exception("GPUs not watched any more", error)
+            if not self._gpus:
+                self._answered_at_s = None
 
     def _found(self, count: int) -> Iterator[_Gpu]:
         for index in range(count):

@@ -52,8 +52,7 @@ class Settings:
     slots: int = 4  # how many sessions the cache has room for
     headroom: float = 0.8  # share of each period that steps may take
     phases: int = 1  # sessions step together in so many groups, one after the other within a period
-    # Played before anybody is seated, to measure what a step takes: the model's window + 8 or more. 0: none.
-    warm_up_steps: int = 16
+    warm_up_steps: int = 8  # measured past the window before anybody is seated; 0: none
     # Left for one more session: its window when it is resumed, its latents that wait, its first picture.
     session_bytes: int = 64 << 20
     torch_threads: int = 1
@@ -66,7 +65,8 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
 
     name = "engine"
 
-    def __init__(self, world: World, model: Model, settings: Settings) -> None:
+    def __init__(self, world: World, model: Model, settings: Settings, gpus: Gpus | None = None) -> None:
+        """gpus: those to watch; default all that this process sees."""
         self._model = model
         self._settings = settings
         self._replica = settings.replica or f"engine-{np.random.SeedSequence().entropy:032x}"[:20]
@@ -82,7 +82,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             torch_threads=settings.torch_threads,
             on_tick=self._observe,
         )
-        self.gpus = Gpus(self._replica)
+        self.gpus = gpus or Gpus(self._replica)
         self._tenants: dict[Residence, str] = {}
         self._channel: grpc.aio.Channel | None = None
         self._task: asyncio.Task[None] | None = None
@@ -117,7 +117,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._address:
+        if self._channel is not None and self._address:
             with suppress(grpc.aio.AioRpcError):
                 await self._sessions.Announce(self._announcement(), timeout=1.0)
         if self._channel is not None:
@@ -198,6 +198,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         except Exception as error:
             log.exception("engine failed", error)
             self._failure = f"the engine has failed: {error!r}"
+            await self.engine.stop()  # nobody is left in a world that stands still
 
     async def _announce(self) -> None:
         is_heard = True

@@ -19,6 +19,11 @@ class World(Protocol):
 
     slots: int
 
+    @property
+    def window(self) -> int:
+        """A step costs what it always will once a session is older than so many latents."""
+        ...
+
     def open(self, slot: int, image: Tensor | None, prompt: str, seed: int) -> Tensor:
         """Begin a session and return latent 0; `image` is [h, w, 3] uint8, or None: the model's own."""
         ...
@@ -75,16 +80,17 @@ def _check_memory(model: Model, slots: int, device: torch.device) -> None:
 def timed_steps(
     world: World, sessions: int, steps: int, control: Tensor, clock: Callable[[], float] = time.monotonic
 ) -> list[float]:
-    """What each of `steps` steps took for so many sessions, in an empty world that is left empty."""
+    """What each of `steps` steps took for so many sessions past the window, in an empty world that is left
+    empty."""
     took_s = []
     try:
         for slot in range(sessions):
             world.open(slot, None, "", slot)
-        for _ in range(steps):
+        for _ in range(world.window + 1 + steps):
             start_s = clock()
             world.step(dict.fromkeys(range(sessions), control))
             took_s.append(clock() - start_s)
     finally:
         for slot in range(sessions):
             world.close(slot)
-    return took_s
+    return took_s[world.window + 1 :]

@@ -19,7 +19,7 @@ from livevideo.v1 import control_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from services import errors, status, telemetry
 from services.app import Host, Service, settings_from_env, until_one_ends
-from services.errors import BadSetting, EngineFull, PortTaken
+from services.errors import BadSetting, EngineFull, PortTaken, ServiceError
 from services.status import Readiness
 
 Serve = Callable[[Service], Awaitable[str]]
@@ -214,3 +214,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("refusal", [*errors._kinds(ServiceError)], ids=lambda refusal: refusal.reason)
+async def test_every_refusal_arrives_as_what_it_was(
+    refusal: type[ServiceError], serve: Serve, dial: Dial
+) -> None:
+    error = await failure_of(await serve(Echo(refusal.relayed("so it is", 2.0))), dial)
+    arrived = errors.from_status(error)
+    assert type(arrived) is refusal
+    assert arrived.retry_after_s == 2.0

@@ -41,3 +41,15 @@ def test_a_size_that_grew_slow_is_offered_no_more() -> None:
     for _ in range(64):
         made.measured(4, 0.9)
     assert made.seats(4) == 3
+
+
+def test_that_a_size_is_too_slow_is_forgotten_and_that_it_fits_is_not() -> None:
+    now_s = [0.0]
+    made = Capacity(period_s=1.0, phases=1, headroom=0.8, clock=lambda: now_s[0])
+    for size, step_s in ((1, 0.1), (3, 0.2), (4, 0.9)):
+        for _ in range(8):
+            made.measured(size, step_s)
+    assert made.seats(4) == 3
+    now_s[0] += 61
+    assert made.seats(4) == 4
+    assert made.step_s(3) == 0.2

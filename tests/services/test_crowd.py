@@ -37,3 +37,8 @@ def test_who_is_refused_is_counted_by_reason_with_the_longest_time_to_wait() -> 
 def test_a_crowd_that_was_refused_has_no_frames() -> None:
     outcome = _outcome(1, [], [refusal(("reason", "no_engine"))])
     assert (outcome.seated, outcome.deadline_hit) == (0, 0.0)
+
+
+def test_a_session_that_broke_counts_as_seated_and_as_broken() -> None:
+    outcome = _outcome(2, [report()], [], broken=1)
+    assert (outcome.seated, outcome.broken) == (2, 1)

@@ -25,6 +25,7 @@ class Counting:
     def __init__(self, slots: int = 2) -> None:
         self.slots, self.ages, self.fails = slots, dict[int, int](), False
         self.room = slots  # for how many sessions there is memory
+        self.window = 2
 
     def open(self, slot: int, image: Tensor | None, prompt: str, seed: int) -> Tensor:
         assert slot not in self.ages
@@ -345,3 +346,47 @@ async def test_a_full_house_that_does_not_fit_is_said_before_anybody_comes(
     world.room = 1
     with pytest.raises(OutOfMemory):
         await engine.warm_up(8)
+
+
+async def test_who_leaves_while_a_step_finds_no_memory_is_not_stepped_again(
+    engine: Engine, world: Counting, clock: Clock
+) -> None:
+    world.slots = world.room = 3
+    engine = Engine(world, keys=KEYS, frames_per_second=24, executor=AtOnce(), clock=clock)
+    stays, leaves = await seated(engine), await seated(engine)
+    clock.now_s += 1.0
+    newest = await seated(engine)
+    step, sizes = world.step, []
+
+    def scarce(controls: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        sizes.append(len(controls))
+        if len(sizes) == 1:
+            leaves.end()
+            raise MemoryError
+        return step(controls)
+
+    world.step = scarce  # type: ignore[method-assign]
+    await engine.tick()
+    assert sizes == [3, 1]
+    assert (await taken(stays))[0] == 1
+    with pytest.raises(OutOfMemory):
+        await newest.take()
+
+
+async def test_a_probe_that_fails_otherwise_costs_nobody_anything(engine: Engine, world: Counting) -> None:
+    world.room = 0
+    with pytest.raises(OutOfMemory):
+        await engine.open(engine.admit(), Mailbox(KEYS), None, "", 1)
+
+    def broken(slot: int, image: Tensor | None, prompt: str, seed: int) -> Tensor:
+        raise RuntimeError("no world")
+
+    world.open = broken  # type: ignore[method-assign]
+    await engine.probe()
+    assert engine.trouble
+    assert engine.slots_free == 1
+
+
+async def test_stopping_twice_is_no_error(engine: Engine) -> None:
+    await engine.stop()
+    await engine.stop()

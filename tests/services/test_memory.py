@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from aapt.checkpoint import untrained
+from aapt.lines import RankLost
 from aapt.presets import DEBUG
 from services import memory
 from services.engine.world import on_one_device
@@ -41,3 +42,9 @@ def test_slots_that_do_not_fit_are_refused_with_their_bytes(monkeypatch: pytest.
     assert on_one_device(model, 3).slots == 3
     with pytest.raises(BadSetting, match=f"{4 * one} bytes of memory, {one} each.*choose 3 or fewer"):
         on_one_device(model, 4)
+
+
+def test_what_cuda_says_of_its_memory_is_known_and_what_a_lost_rank_says_is_not() -> None:
+    for said in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"):
+        assert memory.is_out_of_memory(RuntimeError(said))
+    assert not memory.is_out_of_memory(RankLost("rank 1 failed: can't allocate memory"))

@@ -25,6 +25,7 @@ START_S = 120.0  # models are loaded, and ranks wait for the slowest
 
 _LENGTH = struct.Struct("!I")
 _BEAT = b""
+_GREETING_BYTES = 512
 
 
 class RankLost(RuntimeError):
@@ -56,8 +57,10 @@ class _Connection:
             finally:
                 self._sending.release()
 
-    def receive(self) -> bytes:
+    def receive(self, most: int = 1 << 32) -> bytes:
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
+        if length > most:
+            raise ValueError(f"a message of {length} bytes, where {most} are the most")
         return self._exactly(length)
 
     def await_close(self, within_s: float) -> None:
@@ -222,8 +225,8 @@ class Lines:
     def _let_in(self, arrived: socket.socket) -> None:
         connection = _Connection(arrived, timeout_s=5.0)
         try:
-            key, rank, process, host = connection.receive().decode().split()
-            if not hmac.compare_digest(key, self.key) or not 0 < int(rank) < self.ranks:
+            key, rank, process, host = connection.receive(_GREETING_BYTES).decode().split()
+            if not hmac.compare_digest(key.encode(), self.key.encode()) or not 0 < int(rank) < self.ranks:
                 raise ValueError
         except (OSError, EOFError, ValueError):  # not one of ours
             connection.close()

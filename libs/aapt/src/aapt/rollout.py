@@ -60,6 +60,11 @@ class Rollout:
         self._sessions: dict[int, _Session] = {}
 
     @property
+    def window(self) -> int:
+        """How many past latents a latent sees."""
+        return self._cache.window
+
+    @property
     def cache_bytes(self) -> int:
         """Memory of the cache, all slots together."""
         return self._cache.size_bytes

@@ -143,7 +143,8 @@ class ServedNetwork:
             made |= zip(young, together.split(1), strict=True)
         with best_attention(self._device, is_steady=True):
             for row in steady:
-                made[row] = self._alone([x[row : row + 1] for x in given], slots[row], indices[row][0])
+                alone = self._alone([x[row : row + 1] for x in given], slots[row], indices[row][0])
+                made[row] = alone.clone()  # graphs share their memory: the next may use that of this one
         return torch.cat(to_host([made[row] for row in range(len(slots))]))
 
     def _is_steady(self, index: tuple[int, ...]) -> bool:

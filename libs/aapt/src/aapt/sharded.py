@@ -22,6 +22,7 @@ from aapt.lines import SILENCE_S, START_S, FirstRankHangs, Line, Lines, RankLost
 from aapt.parallel import ALONE, SequenceParallel
 from aapt.presets import Preset
 from aapt.rollout import Control, Past, Rollout
+from aapt.serving import AS_IT_IS, Serving
 from aapt.shapes import Latent
 
 T = TypeVar("T")
@@ -73,9 +74,11 @@ class ShardedRollout:
     this verb and all later ones raise RankLost, as does `check`, also while nobody plays.
     """
 
-    def __init__(self, lines: Lines, load: Callable[[], Model], slots: int) -> None:
+    def __init__(
+        self, lines: Lines, load: Callable[[], Model], slots: int, serving: Serving = AS_IT_IS
+    ) -> None:
         """All ranks load at once. Raises RanksDiffer, on every rank, where they do not hold the same."""
-        held, rollout = _held(load, slots)
+        held, rollout = _held(load, slots, serving)
         said = {rank: pickle.loads(message) for rank, message in lines.ask().items()}
         refusal = _refusal({0: held, **said}, lines.ranks)
         lines.tell(pickle.dumps(refusal))
@@ -87,6 +90,11 @@ class ShardedRollout:
         self._rollout = rollout
         self._refused = 0
         lines.watch(on_lost=_abort)
+
+    @property
+    def window(self) -> int:
+        """See `Rollout.window`."""
+        return self._rollout.window
 
     @property
     def cache_bytes(self) -> int:
@@ -139,7 +147,11 @@ class ShardedRollout:
 
     def _play(self, verb: Callable[[], T]) -> T:
         try:
-            return verb()
+            made = verb()
+            self._lines.check()  # an exchange that was broken off on GPUs leaves numbers without meaning
+            return made
+        except RankLost:
+            raise
         except _REFUSALS:
             self._refused += 1
             raise
@@ -147,13 +159,13 @@ class ShardedRollout:
             raise self._lines.blame(f"rank 0 failed: {type(error).__name__}: {error}") from error
 
 
-def follow(line: Line, load: Callable[[], Model], slots: int) -> None:
+def follow(line: Line, load: Callable[[], Model], slots: int, serving: Serving = AS_IT_IS) -> None:
     """Play whatever rank 0 plays, until it ends.
 
     Raises RanksDiffer, RankLost or FirstRankHangs, and what makes this rank fail. All ranks need the same
     arguments.
     """
-    held, rollout = _held(load, slots)
+    held, rollout = _held(load, slots, serving)
     line.say(pickle.dumps(held))
     if refusal := pickle.loads(line.hear()):
         raise RanksDiffer(refusal)
@@ -204,10 +216,10 @@ class _Held:
     failure: str = ""  # why there is no model
 
 
-def _held(load: Callable[[], Model], slots: int) -> tuple[_Held, Rollout | None]:
+def _held(load: Callable[[], Model], slots: int, serving: Serving) -> tuple[_Held, Rollout | None]:
     try:
         model = load()
-        return _Held(slots, model.preset, _hash(model)), Rollout(model, slots)
+        return _Held(slots, model.preset, _hash(model)), Rollout(model, slots, serving)
     except Exception as error:
         # Told to the others, who would wait; all raise it together.
         return _Held(slots, failure=f"{type(error).__name__}: {error}"), None

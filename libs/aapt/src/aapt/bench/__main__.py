@@ -1,6 +1,6 @@
 """What the network costs on this machine: `python -m aapt.bench`. Nothing else should run meanwhile.
 
-Prints a table, draws it, and keeps the numbers in bench/results.json.
+Prints a table and keeps the numbers in bench/results.json.
 """
 
 import argparse

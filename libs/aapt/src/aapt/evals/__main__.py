@@ -27,6 +27,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow others down
@@ -196,7 +197,7 @@ def _obey(options: argparse.Namespace) -> dict[str, float]:
     model = _model(options)
     paths = find_drives(model.preset, options.data, options.seconds, options.clips)
     batch = encode_drives(model, paths, latents_in(model.preset, options.seconds))
-    told = game_turns() if model.preset.name == "road" else {}
+    told = game_turns() if model.preset.name == "road" and find_spec("pygame") else {}
     return _shown(measure_obedience(model, batch, options.seed) | told)
 
 

@@ -67,6 +67,8 @@ class AdversarialConfig:
             raise ValueError(
                 f"overlap {self.overlap} of {self.length} latents leaves nothing new; choose less"
             )
+        if self.mismatched and self.clips < 2:
+            raise ValueError("mismatched gives a clip the keys of another; take 2 clips or more")
         rollouts = self.extensions or self.late
         if self.teacher_forced and (rollouts or not self.is_causal or not self.judges_latents):
             raise ValueError(

@@ -15,7 +15,8 @@ def for_serving(vae: VideoVAE) -> VideoVAE:
 
     A pixel then differs by 2 of 255 at most. Elsewhere `vae` itself.
     """
-    return copy.deepcopy(vae).bfloat16() if multiplies_bfloat16() else vae
+    on_cpu = vae.mean.device.type == "cpu"
+    return copy.deepcopy(vae).bfloat16() if on_cpu and multiplies_bfloat16() else vae
 
 
 class StreamingVAE:
