@@ -38,6 +38,7 @@ log = telemetry.logger("together")
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 READY_S = 30.0
+DECODER_HEADROOM = 0.5  # the engine's steps take their share of the same process
 DEPLOYED_S = 180.0  # Ray starts, then every replica
 
 
@@ -107,7 +108,10 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
     services: list[Service] = [
         SessionService(SessionsSettings(address=address, redis_url=settings.redis_url)),
         ControlService(ControlSettings(address=address, sessions_address=address)),
-        DecoderService(model.vae, DecoderSettings(address=address, sessions_address=address)),
+        DecoderService(
+            model.vae,
+            DecoderSettings(address=address, sessions_address=address, headroom=DECODER_HEADROOM),
+        ),
     ]
     here: EngineService | None = None
     if not settings.replicas:

@@ -16,7 +16,7 @@ from services.bench.running import running
 from services.bench.session import measure
 from services.bench.soak import plot, soak
 
-SLOTS = 16  # more than there is time for: what is held is decided by what was measured
+SLOTS = 24  # more than there is time for: what is held is decided by what was measured
 
 
 async def crowds(sizes: list[int], seconds: float, script: str) -> list[Outcome]:
@@ -45,7 +45,7 @@ def rows(outcome: Outcome) -> list[tuple[str, str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m services.bench", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="of the one session; 0: none")
-    parser.add_argument("--crowds", type=int, nargs="*", default=[1, 2, 4, 8], help="players at once")
+    parser.add_argument("--crowds", type=int, nargs="*", default=[1, 2, 4, 8, 12, 16], help="players at once")
     parser.add_argument("--crowd-seconds", type=float, default=60.0)
     parser.add_argument("--soak-minutes", type=float, default=0.0, help="of sessions that come and go")
     parser.add_argument("--plot", type=Path, help="draw the memory of the soak, as PNG")
