@@ -22,6 +22,7 @@ from aapt.checkpoint import Model, load
 from aapt.lines import START_S, Address, FirstRankHangs, Line, Lines, RankLost
 from aapt.serving import AS_IT_IS, Serving, best_serving, place
 from aapt.sharded import ShardedRollout, follow, meet
+from services.engine.world import check_memory
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,10 @@ def _loading(settings: RankSettings, rank: int, meeting: str) -> Callable[[], Mo
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
         backend = "nccl" if settings.gpus else "gloo"
         model = load(Path(settings.checkpoint), meet(rank, settings.shards, meeting, backend=backend))
-        return place(model, _serving(settings))
+        serving = _serving(settings)
+        place(model, serving)
+        check_memory(model, settings.slots, torch.device(serving.device))
+        return model
 
     return loaded
 

@@ -55,7 +55,7 @@ def on_one_device(
     try:
         serving = best_serving(device, is_compiled=is_compiled, fp8=fp8)
         place(model, serving)
-        _check_memory(model, slots, torch.device(serving.device))
+        check_memory(model, slots, torch.device(serving.device))
         rollout = Rollout(model, slots, serving)
         rollout.warm_up()
     except CannotServe as error:
@@ -67,7 +67,8 @@ def on_one_device(
     return rollout
 
 
-def _check_memory(model: Model, slots: int, device: torch.device) -> None:
+def check_memory(model: Model, slots: int, device: torch.device) -> None:
+    """Raises BadSetting, with the bytes, where the cache of so many slots does not fit beside the weights."""
     one = model.dit.new_cache(1, *model.preset.latent_shape[1:], device="meta").size_bytes
     left = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory.available_bytes()
     if left is not None and slots * one > left:
