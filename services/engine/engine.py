@@ -18,6 +18,7 @@ from services import memory, telemetry
 from services.engine.capacity import Capacity
 from services.engine.mailbox import Mailbox, Turn
 from services.engine.residence import Made, Residence
+from services.engine.steering import Steering, steering_by
 from services.engine.world import World, timed_steps
 from services.errors import EngineFull, OutOfMemory, ServiceStopping, StepFailed, ViewerGone
 
@@ -51,6 +52,7 @@ class Engine:
         world: World,
         *,
         keys: Sequence[str],
+        tracks: Sequence[str] = ("keys",),
         frames_per_second: float,
         credit_timeout_s: float = 2.0,
         headroom: float = 0.8,
@@ -65,6 +67,7 @@ class Engine:
     ) -> None:
         self.period_s = FRAMES_PER_LATENT / frames_per_second
         self.keys = tuple(keys)
+        self._tracks = tuple(tracks)
         self.clock = clock
         self._world = world
         # At a slow pace a viewer needs longer than that to show a latent's last frame.
@@ -125,7 +128,7 @@ class Engine:
 
         Raises OutOfMemory where a full house does not fit.
         """
-        still = self._rows(Turn(keys=(0.0,) * len(self.keys), control_seq=0))
+        still = self._steering().rows(self._still)
         for sessions in {1, -(-self._world.slots // self._phases)}:
             play = partial(timed_steps, self._world, sessions, steps, still, self.clock)
             for step_s in await self._in_memory(play):
@@ -158,8 +161,8 @@ class Engine:
         residence.check()
         latent = await self._in_memory(lambda: self._world.open(residence.slot, image, prompt, seed))
         self._trouble = None
-        turn = Turn(keys=(0.0,) * len(self.keys), control_seq=0)
-        residence.begin(mailbox, 1, Made(0, latent, self._rows(turn), turn), self.clock())
+        first = Made(0, latent, self._steering().rows(self._still), self._still)
+        residence.begin(mailbox, self._steering(), 1, first, self.clock())
 
     async def resume(
         self, residence: Residence, mailbox: Mailbox, past: Past, prompt: str, seed: int
@@ -169,7 +172,7 @@ class Engine:
         residence.check()
         await self._in_memory(lambda: self._world.resume(residence.slot, past, prompt, seed))
         self._trouble = None
-        residence.begin(mailbox, max(past.latents) + 1, None, self.clock())
+        residence.begin(mailbox, self._steering(), max(past.latents) + 1, None, self.clock())
 
     async def run(self) -> None:
         """Tick at start + n periods, each phase in its turn, until `stop`.
@@ -231,7 +234,7 @@ class Engine:
 
     async def _step(self, due: list[Residence], now_s: float) -> float:
         turns = {residence.slot: residence.mailbox.take() for residence in due}
-        controls = {slot: self._rows(turn) for slot, turn in turns.items()}
+        controls = {each.slot: each.steering.rows(turns[each.slot]) for each in due}
 
         def timed() -> tuple[dict[int, Tensor], float, float]:
             start_s = self.clock()
@@ -268,9 +271,12 @@ class Engine:
                 residence.deliver(Made(index, latent, controls[slot], turn, wait_s, step_s, made_at_s))
         return step_s
 
-    def _rows(self, turn: Turn) -> Tensor:
-        """A control counts for all four video frames of its latent."""
-        return torch.tensor([turn.keys] * FRAMES_PER_LATENT, dtype=torch.float32)
+    @property
+    def _still(self) -> Turn:
+        return Turn(keys=(0.0,) * len(self.keys), control_seq=0)
+
+    def _steering(self) -> Steering:
+        return steering_by(self.keys, self._tracks)
 
     def _free(self, residence: Residence) -> None:
         # The slot may be taken at once: the world's thread closes it before it opens it again.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from services.engine.mailbox import Mailbox, Turn
+from services.engine.steering import KeySteering, Steering
 from services.errors import ServiceError, SessionClosed
 
 
@@ -34,6 +35,7 @@ class Residence:
         self.phase = phase
         self.since_s = now_s
         self.mailbox = Mailbox(())
+        self.steering: Steering = KeySteering()
         self.next_index = 0
         self.credits = 0
         self.credit_at_s = now_s
@@ -50,9 +52,12 @@ class Residence:
         self.credit_at_s = now_s
         self._let_first_out()
 
-    def begin(self, mailbox: Mailbox, next_index: int, first: Made | None, now_s: float) -> None:
+    def begin(
+        self, mailbox: Mailbox, steering: Steering, next_index: int, first: Made | None, now_s: float
+    ) -> None:
         """The world holds the session now; from here on it has turns."""
         self.mailbox = mailbox
+        self.steering = steering
         self.next_index = next_index
         self.credit_at_s = now_s
         self.is_ready = True

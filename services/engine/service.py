@@ -24,6 +24,7 @@ from services.engine.gpus import Gpus
 from services.engine.latents import first_frame, to_message, to_past
 from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
+from services.engine.steering import values_per_frame
 from services.engine.world import World
 from services.errors import BadRequest
 
@@ -74,6 +75,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self.engine = Engine(
             world,
             keys=tuple(model.keys),
+            tracks=tuple(model.tracks),
             frames_per_second=model.frames_per_second,
             credit_timeout_s=settings.credit_timeout_s,
             headroom=settings.headroom,
@@ -164,7 +166,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
     async def _seat(self, residence: Residence, mailbox: Mailbox, session: Session, start: Start) -> None:
         try:
             if start.past:
-                past = to_past(start.past, len(self._model.keys))
+                past = to_past(start.past, values_per_frame(self._model.keys, self._model.tracks))
                 await self.engine.resume(residence, mailbox, past, session.prompt, session.seed)
             else:
                 image = _picture(session.image) if session.image else None
