@@ -36,13 +36,13 @@ async def play(settings: Settings, *, opens_browser: bool) -> None:
 
 
 async def _serve(settings: Settings, opens_browser: bool) -> None:
-    """Never ends by itself."""
+    """Ends only by a ServiceError, when the world can no longer be played."""
     async with running(settings) as addresses:
         print(f"\n  A world is awake. Drive it with the arrow keys:\n\n    page   {addresses.page}")
         print(f"    gRPC   {addresses.grpc}\n\n  Ctrl-C stops it.\n", flush=True)
         if opens_browser and _has_screen():
             webbrowser.open(addresses.page)
-        await asyncio.Event().wait()
+        await addresses.until_broken()
 
 
 def _has_screen() -> bool:

@@ -7,10 +7,11 @@ import asyncio
 import logging
 import socket
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -60,10 +61,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a running world is reached: host:port of every gRPC service, and the page."""
+    """Where a running world is reached: host:port of every gRPC service, and the page.
+
+    until_broken: never ends, but for a ServiceError when the world can no longer be played.
+    """
 
     grpc: str
     page: str
+    until_broken: Callable[[], Coroutine[Any, Any, None]]
 
 
 class Together:
@@ -136,13 +141,21 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         # Each is harmless where nothing was started; a host that did not start to its end stops nothing.
         for stop in (together.stop, host.stop, web.stop):
             stack.push_async_callback(stop)
-        await _start(host, settings, engine, stack)
+        deployment = await _start(host, settings, engine, stack)
         await web.start()
-        yield Addresses(address, f"http://{web.page_address}")
+
+        async def until_broken() -> None:
+            await (asyncio.Event().wait() if deployment is None else until_ended(deployment))
+
+        yield Addresses(address, f"http://{web.page_address}", until_broken)
 
 
-async def _start(host: Host, settings: Settings, engine: EngineSettings, stack: AsyncExitStack) -> None:
-    """Until a player could come. Raises a ServiceError that says what to look at."""
+async def _start(
+    host: Host, settings: Settings, engine: EngineSettings, stack: AsyncExitStack
+) -> Process | None:
+    """Until a player could come; the engine's deployment, where it is one. Raises a ServiceError that says
+    what to look at."""
+    deployment: Process | None = None
     look_at = "--redis-url" if settings.redis_url else "the log above"
     within_s = DEPLOYED_S if settings.replicas else READY_S
     try:
@@ -152,6 +165,7 @@ async def _start(host: Host, settings: Settings, engine: EngineSettings, stack: 
             await app.until_one_ends(_until_announced(engine.address, within_s), until_ended(deployment))
         else:
             await _until_announced(engine.address, within_s)
+        return deployment
     except ValueError as error:
         raise BadSetting(f"the services could not be started (look at {look_at}): {error}") from error
     except TimeoutError as error:
