@@ -1,7 +1,7 @@
 """What sessions cost on this machine: `make bench`, or `python -m services.bench --minutes 1`.
 
 One session for some minutes, then crowds. Nothing else should run meanwhile. Prints tables and keeps the
-numbers in bench/results.json.
+numbers in bench/results.json; `python -m services.bench.plots` draws them.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from loadtests.crowd import Outcome, play_together
 from loadtests.player import Addresses, Script
 from services.bench.running import running
 from services.bench.session import measure
-from services.bench.soak import plot, soak
+from services.bench.soak import soak
 
 SLOTS = 24  # more than there is time for: what is held is decided by what was measured
 
@@ -48,7 +48,6 @@ def main() -> None:
     parser.add_argument("--crowds", type=int, nargs="*", default=[1, 2, 4, 8, 12, 16], help="players at once")
     parser.add_argument("--crowd-seconds", type=float, default=60.0)
     parser.add_argument("--soak-minutes", type=float, default=0.0, help="of sessions that come and go")
-    parser.add_argument("--plot", type=Path, help="draw the memory of the soak, as PNG")
     parser.add_argument("--script", default="road-lap")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -65,8 +64,6 @@ def main() -> None:
         soaked = asyncio.run(soak(options.soak_minutes, options.script))
         keep("soak", asdict(soaked), options.out)
         print(table(f"{machine()}, soak of {options.soak_minutes:g} min", soaked.rows()))
-        if options.plot:
-            plot(soaked, options.plot)
 
 
 if __name__ == "__main__":

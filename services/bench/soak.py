@@ -6,7 +6,6 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 from tqdm import tqdm
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from livevideo.v1.session_pb2 import OpenRequest
 from loadtests.player import Addresses, Player, Script
 from loadtests.report import Report
-from services.bench.running import SAMPLE_S, Running, running
+from services.bench.running import Running, running
 
 PLAYERS = 3
 STAY_S = 20.0  # in the mean
@@ -109,20 +108,3 @@ async def _count_down(ends_at_s: float) -> None:
     seconds = round(ends_at_s - time.monotonic())
     for _ in tqdm(range(seconds), desc="soaking", unit="s", file=sys.stderr, mininterval=10):
         await asyncio.sleep(1.0)
-
-
-def plot(measured: Soak, out: Path) -> None:
-    """Memory over time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 3))
-    axis.plot([i * SAMPLE_S / 60 for i in range(len(measured.memory_mb))], measured.memory_mb)
-    axis.set(xlabel="minutes", ylabel="MB", ylim=(0, None), title=f"{measured.sessions} sessions")
-    axis.grid(alpha=0.3)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
-    plt.close(figure)

@@ -1,0 +1,61 @@
+"""What was measured, as pictures: `python -m services.bench.plots` draws bench/results.json into docs/."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from aapt.bench.results import RESULTS
+from services.bench.running import SAMPLE_S
+
+PROMISED = 99.9  # per cent of the frames in time
+
+
+def plot_crowds(outcomes: list[dict[str, Any]], out: Path) -> None:
+    """How many of a crowd were seated, and how many of their frames came in time."""
+    figure, (seats, frames) = plt.subplots(1, 2, figsize=(9, 3.2))
+    asked = [each["asked"] for each in outcomes]
+    names = [str(each) for each in asked]
+    seated = [each["seated"] for each in outcomes]
+    seats.bar(names, asked, color="0.85", label="refused, with a time to come again")
+    seats.bar(names, seated, color="tab:green", label="seated")
+    seats.set(xlabel="players", ylabel="sessions", ylim=(0, 1.35 * max(asked)))
+    seats.legend(loc="upper left", fontsize="small")
+    frames.plot(names, [100 * each["deadline_hit"] for each in outcomes], marker="o")
+    frames.axhline(PROMISED, color="tab:red", linestyle="--", label="promised")
+    frames.set(xlabel="players", ylabel="frames in time, %", ylim=(99.5, 100.02))
+    frames.legend()
+    _save(figure, out)
+
+
+def plot_memory(soak: dict[str, Any], out: Path) -> None:
+    """The memory of all services while sessions came and went."""
+    figure, axis = plt.subplots(figsize=(7, 3))
+    axis.plot([i * SAMPLE_S / 60 for i in range(len(soak["memory_mb"]))], soak["memory_mb"])
+    axis.set(xlabel="minutes", ylabel="MB", ylim=(0, None), title=f"{soak['sessions']} sessions")
+    _save(figure, out)
+
+
+def _save(figure: Any, out: Path) -> None:
+    for axis in figure.axes:
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=80)
+    plt.close(figure)
+
+
+def main() -> None:
+    results = json.loads(RESULTS.read_text())
+    if "crowds" in results:
+        plot_crowds(results["crowds"]["outcomes"], Path("docs/crowds.png"))
+    if "soak" in results:
+        plot_memory(results["soak"], Path("docs/soak.png"))
+
+
+if __name__ == "__main__":
+    main()
