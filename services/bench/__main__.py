@@ -54,16 +54,16 @@ def main() -> None:
     if options.minutes:
         cost = asyncio.run(measure(options.minutes, options.script))
         keep("session", asdict(cost), options.out)
-        print(table(f"{machine()}, one session, {options.minutes:g} min", cost.rows()))
+        print(table(f"{machine()}, one session, {options.minutes:g} min", cost.rows()), end="\n\n")
     if options.crowds:
         outcomes = asyncio.run(crowds(options.crowds, options.crowd_seconds, options.script))
         keep("crowds", {"seconds": options.crowd_seconds, "outcomes": [*map(asdict, outcomes)]}, options.out)
         named = f"{machine()}, crowds, {options.crowd_seconds:g} s"
-        print(table(named, [row for outcome in outcomes for row in rows(outcome)]))
+        print(table(named, [row for outcome in outcomes for row in rows(outcome)]), end="\n\n")
     if options.soak_minutes:
         soaked = asyncio.run(soak(options.soak_minutes, options.script))
         keep("soak", asdict(soaked), options.out)
-        print(table(f"{machine()}, soak of {options.soak_minutes:g} min", soaked.rows()))
+        print(table(f"{machine()}, soak of {options.soak_minutes:g} min", soaked.rows()), end="\n\n")
 
 
 if __name__ == "__main__":
