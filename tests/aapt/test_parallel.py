@@ -1,4 +1,4 @@
-"""A sample that is shared out over ranks: what one computes, two and three compute, gradients included."""
+"""A sample that is shared out over ranks: what one computes, two to eight compute, gradients included."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -148,7 +148,7 @@ def discriminated(model: Model) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "name"), [(2, "wide"), (3, "debug")])
+@pytest.mark.parametrize(("ranks", "name"), [(2, "wide"), (3, "debug"), (4, "wide"), (8, "debug")])
 def test_ranks_that_share_a_sample_compute_what_one_computes(ranks: int, name: str, tmp_path: Path) -> None:
     expected = everything(name, ALONE)
     for found in gather_from_ranks(ranks, everything, tmp_path, name):
