@@ -36,6 +36,7 @@ from services.status import Readiness
 log = telemetry.logger("engine")
 
 _CHECK_PERIOD_S = 0.1
+_RANKS_PER_CORE = 8  # on a machine of our own; more only wait for each other
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,12 @@ def application(settings: Settings, engine: EngineSettings) -> serve.Application
 def run(settings: Settings, engine: EngineSettings, stopped: threading.Event) -> None:
     """Deploy, and withdraw when `stopped` is set. Raises a ServiceError where it cannot be deployed."""
     rank = ranks(settings, engine)
+    cores, wanted = os.cpu_count() or 1, settings.shards * settings.replicas
+    if not settings.ray_address and wanted > _RANKS_PER_CORE * cores:
+        raise BadSetting(
+            f"{settings.replicas} replicas of {settings.shards} ranks are {wanted} processes, and there are"
+            f" {cores} cores; ask for {_RANKS_PER_CORE * cores} ranks or fewer, or name a RAY_ADDRESS"
+        )
     if engine.is_compiled and settings.shards > 1:
         raise BadSetting("IS_COMPILED is set, and SHARDS ranks cannot share a compiled network; leave it out")
     try:

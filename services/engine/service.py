@@ -26,7 +26,7 @@ from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
 from services.engine.steering import values_per_frame
 from services.engine.world import World
-from services.errors import BadRequest
+from services.errors import BadRequest, BadSetting
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
@@ -59,6 +59,13 @@ class Settings:
     torch_threads: int = 1
     credit_timeout_s: float = 2.0  # a seat without credit is given up after this
     announce_period_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("slots", 1), ("phases", 1), ("warm_up_steps", 0), ("torch_threads", 1)):
+            if getattr(self, name) < least:
+                raise BadSetting(f"{name.upper()} is {getattr(self, name)}; it must be {least} or more")
+        if not 0 < self.headroom <= 1:
+            raise BadSetting(f"HEADROOM is {self.headroom}; it must be above 0 and at most 1")
 
 
 class EngineService(engine_pb2_grpc.EngineServiceServicer):

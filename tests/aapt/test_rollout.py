@@ -86,7 +86,9 @@ def test_a_session_dreams_in_company_what_it_dreams_alone_to_the_bit(preset: Pre
         company = others[: i % 5]  # nobody, then one more with each latent
         for slot in company:
             rollout.close(slot)
-            rollout.open(slot, None, f"another world {slot}", 10 * i + slot)
+            random = torch.Generator().manual_seed(10 * i + slot)
+            image = torch.randint(256, (preset.height_px, preset.width_px, 3), generator=random).byte()
+            rollout.open(slot, image, f"another world {slot}", 10 * i + slot)
         made = rollout.step({slot: torch.ones(4, 4) for slot in company} | {3: control})
         assert torch.equal(made[3], alone[i])
 
