@@ -91,7 +91,10 @@ class Host:
         self.address = address
 
     async def start(self) -> str:
-        """Starts the service, then opens the port. Returns host:port with the real port. Raises PortTaken."""
+        """Starts the service, then opens the port. Returns host:port with the real port.
+
+        Raises PortTaken, and what makes the service fail to start, which is then stopped again.
+        """
         server = grpc.aio.server(
             interceptors=[RefusalInterceptor(self._service.name)],
             options=[
@@ -107,7 +110,11 @@ class Host:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         self.address = self._take_port(server)
-        await self._service.start()
+        try:
+            await self._service.start()
+        except BaseException:
+            await self._service.stop()  # what it had started by then
+            raise
         await server.start()
         self._server = server
         await self._tell(names, None)

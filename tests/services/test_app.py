@@ -163,6 +163,22 @@ def test_a_log_line_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> Non
     assert (fields["service"], fields["event"], fields["slot"]) == ("engine", "session seated", 3)
 
 
+async def test_a_service_that_does_not_start_is_stopped() -> None:
+    class Lame(Echo):
+        has_stopped = False
+
+        async def start(self) -> None:
+            raise BadSetting("no legs")
+
+        async def stop(self) -> None:
+            self.has_stopped = True
+
+    lame = Lame()
+    with pytest.raises(BadSetting, match="no legs"):
+        await Host(lame).start()
+    assert lame.has_stopped
+
+
 async def test_health_and_readiness_follow_what_troubles_a_service(dial: Dial) -> None:
     trouble: list[str | None] = [None]
     readiness = Readiness()
