@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--script", default="road-lap")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if min(options.crowds, default=1) < 1 or min(options.minutes, options.soak_minutes) < 0:
+        parser.error("crowds are of 1 player or more, and minutes 0 or more")
     if options.minutes:
         cost = asyncio.run(measure(options.minutes, options.script))
         keep("session", asdict(cost), options.out)

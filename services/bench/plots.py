@@ -36,7 +36,12 @@ def plot_memory(soak: dict[str, Any], out: Path) -> None:
     """The memory of all services while sessions came and went."""
     figure, axis = plt.subplots(figsize=(7, 3))
     axis.plot([i * SAMPLE_S / 60 for i in range(len(soak["memory_mb"]))], soak["memory_mb"])
-    axis.set(xlabel="minutes", ylabel="MB", ylim=(0, None), title=f"{soak['sessions']} sessions")
+    axis.set(
+        xlabel="minutes",
+        ylabel="MB",
+        ylim=(0, 1.2 * max(soak["memory_mb"])),
+        title=f"{soak['sessions']} sessions",
+    )
     _save(figure, out)
 
 
