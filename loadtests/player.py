@@ -55,6 +55,9 @@ class Script:
     def load(name: str) -> "Script":
         """A script by its name in loadtests/scripts, or by its path."""
         path = Path(name) if name.endswith(".json") else SCRIPTS / f"{name}.json"
+        if not path.exists():
+            known = ", ".join(sorted(each.stem for each in SCRIPTS.glob("*.json")))
+            raise SystemExit(f"there is no script {name!r}; there are {known} and eyes, or give a .json file")
         content = json.loads(path.read_text())
         return Script(tuple((e["at_s"], tuple(e["down"])) for e in content["events"]), content["length_s"])
 

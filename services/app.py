@@ -152,6 +152,11 @@ class Host:
 
     def _take_port(self, server: grpc.aio.Server) -> str:
         host, _, port = self._wanted_address.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise BadSetting(
+                f"{self._service.name} was told to listen on {self._wanted_address!r}; it must be host:port,"
+                " the port from 0 to 65535"
+            )
         try:
             taken_port = server.add_insecure_port(self._wanted_address)
         except RuntimeError as error:

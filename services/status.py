@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import prometheus_client
 
 from services import telemetry
-from services.errors import PortTaken
+from services.errors import BadSetting, PortTaken
 
 _BEGAN_S = time.monotonic()  # imported when a process begins, before anything large is loaded
 
@@ -47,6 +47,8 @@ def serve(host: str, port: int, readiness: Readiness) -> None:
 
     try:
         server = make_server(host, port, page, _Server, _Silent)
+    except OverflowError as error:
+        raise BadSetting(f"METRICS_PORT is {port}; it must be from 1 to 65535, or 0 for none") from error
     except OSError as error:
         raise PortTaken(
             f"metrics cannot be served on {host}:{port}: {error.strerror}; set another METRICS_PORT"

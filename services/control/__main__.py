@@ -2,11 +2,16 @@
 
 from services.app import run, settings_from_env
 from services.control.service import ControlService, Settings
+from services.errors import ServiceError
 
 
 def main() -> None:
-    settings = settings_from_env(Settings)
-    run(ControlService(settings), settings)
+    try:
+        settings = settings_from_env(Settings)
+        service = ControlService(settings)
+    except ServiceError as refusal:
+        raise SystemExit(refusal.message) from refusal
+    run(service, settings)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from services.decoder.encoders import encoder_for
 from services.decoder.playback import Playback
 from services.decoder.room import Room
 from services.decoder.source import LatentSource
-from services.errors import BadRequest, ServiceStopping, SessionClosed, ViewerGone
+from services.errors import BadRequest, BadSetting, ServiceStopping, SessionClosed, ViewerGone
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
@@ -53,6 +53,15 @@ class Settings:
     headroom: float = 0.8  # share of their time that may be spent, or no more viewers are taken
     # What a viewer takes: the codec's tails, the latents that are kept, the frames that wait.
     session_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        for name in ("codec_threads", "torch_threads", "latents_in_flight", "past_latents"):
+            if getattr(self, name) < 1:
+                raise BadSetting(f"{name.upper()} is {getattr(self, name)}; it must be 1 or more")
+        if not 0 < self.headroom <= 1:
+            raise BadSetting(f"HEADROOM is {self.headroom}; it must be above 0 and at most 1")
+        if not 1 <= self.jpeg_quality <= 95:
+            raise BadSetting(f"JPEG_QUALITY is {self.jpeg_quality}; it must be from 1 to 95")
 
 
 class DecoderService(frame_pb2_grpc.FrameServiceServicer):

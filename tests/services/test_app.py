@@ -240,3 +240,9 @@ async def test_every_refusal_arrives_as_what_it_was(
     arrived = errors.from_status(error)
     assert type(arrived) is refusal
     assert arrived.retry_after_s == 2.0
+
+
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1:99999", ":1", "127.0.0.1:http", "127.0.0.1:-1"])
+async def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(BadSetting, match="must be host:port"):
+        await Host(Echo(), address=address).start()
