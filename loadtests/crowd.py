@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 import grpc
 
 from livevideo.v1.session_pb2 import OpenRequest
-from loadtests.player import Addresses, Player, Script
+from loadtests.player import Addresses, Player, Script, add_addresses
 from loadtests.report import Measurements, Report, percentile
 
 ARRIVE_EVERY_S = 0.5
@@ -101,8 +101,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name in ("sessions", "control", "frames"):
-        parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")
+    add_addresses(parser)
     parser.add_argument("--players", type=int, default=4)
     parser.add_argument("--script", default="road-lap", help="a name in loadtests/scripts, or a path")
     parser.add_argument("--seconds", type=float, default=30.0)

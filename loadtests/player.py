@@ -74,6 +74,12 @@ class Script:
             start_s += self.length_s
 
 
+def add_addresses(parser: argparse.ArgumentParser) -> None:
+    """The options that `Addresses` is made of."""
+    for name in ("sessions", "control", "frames"):
+        parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")
+
+
 class Driver(Protocol):
     """Who presses the keys."""
 
@@ -212,8 +218,7 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name in ("sessions", "control", "frames"):
-        parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")
+    add_addresses(parser)
     parser.add_argument("--script", default="road-lap", help="a name in loadtests/scripts, a path, or: eyes")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--format", choices=sorted(FORMATS), default="jpeg")

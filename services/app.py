@@ -1,8 +1,6 @@
 """The one way to be a service: settings, port, health, reflection, refusals, metrics, signals, drain."""
 
 import asyncio
-import dataclasses
-import os
 import signal
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -16,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from services import status, telemetry
 from services.errors import BadSetting, PortTaken, ServiceError, refusal_in
+from services.settings import settings_from_env
 from services.status import Readiness
 
 # What one message may weigh: a first picture and what comes with it. A larger one holds up everybody while it
@@ -63,6 +62,10 @@ class RunSettings(Protocol):
 
     @property
     def metrics_port(self) -> int: ...
+
+
+R = TypeVar("R", bound=RunSettings)
+V = TypeVar("V", bound=Service)
 
 
 class Host:
@@ -261,42 +264,28 @@ async def until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
             raise outcome
 
 
-def settings_from_env(cls: type[S]) -> S:
-    """Fills a frozen dataclass from the environment: field `redis_url` from REDIS_URL. Raises BadSetting."""
-    kinds = typing.get_type_hints(cls)
-    chosen = {
-        field.name: _parsed(field.name.upper(), os.environ[field.name.upper()], kinds[field.name])
-        for field in dataclasses.fields(cast(Any, cls))
-        if field.name.upper() in os.environ
-    }
-    return cls(**chosen)
-
-
-def _parsed(variable: str, text: str, kind: type) -> object:
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    try:
-        return words[text.lower()] if kind is bool else kind(text)
-    except (ValueError, KeyError) as error:
-        raise BadSetting(f"{variable} is {text!r}; it must be of type {kind.__name__}") from error
-
-
 def run(
-    service: Service,
-    settings: RunSettings,
+    settings_class: type[R],
+    made: Callable[[R], V],
     *,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
-    trouble: Callable[[], str | None] = lambda: None,
+    trouble: Callable[[V], str | None] = lambda service: None,
 ) -> None:
-    """Runs a service until SIGINT or SIGTERM, which drain it. What every __main__.py calls."""
-    telemetry.start_logging()
+    """Runs the service that `made` makes of settings from the environment until SIGINT or SIGTERM drain it.
+
+    What every __main__.py calls; a refusal ends the process with its sentence.
+    """
     try:
+        settings = settings_from_env(settings_class)
+        service = made(settings)
+        telemetry.start_logging()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             readiness = Readiness()
             host = Host(
                 service,
                 address=settings.address,
                 max_message_bytes=max_message_bytes,
-                trouble=trouble,
+                trouble=lambda: trouble(service),
                 readiness=readiness,
             )
             if settings.metrics_port:

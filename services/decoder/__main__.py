@@ -6,7 +6,7 @@ from aapt import checkpoint
 from aapt.serving import CannotServe, best_serving, place_codec
 from services import app
 from services.decoder.service import DecoderService, Settings
-from services.errors import BadCheckpoint, BadSetting, ServiceError
+from services.errors import BadCheckpoint, BadSetting
 
 
 def service(settings: Settings) -> DecoderService:
@@ -20,14 +20,5 @@ def service(settings: Settings) -> DecoderService:
         raise BadSetting(str(error)) from error
 
 
-def main() -> None:
-    try:
-        settings = app.settings_from_env(Settings)
-        decoder = service(settings)
-    except ServiceError as refusal:
-        raise SystemExit(refusal.message) from refusal
-    app.run(decoder, settings)
-
-
 if __name__ == "__main__":
-    main()
+    app.run(Settings, service)

@@ -1,14 +1,11 @@
 """`Room`: how many viewers a decoder has time and memory for."""
 
-import statistics
-from collections import deque
 from collections.abc import Callable
 
 from services import memory
 from services.errors import DecoderFull, OutOfMemory
+from services.pace import Pace
 
-_MEASURED_LATENTS = 64  # the median is taken over this many
-_LATENTS_TO_TRUST = 8  # the first of a process are slow and say nothing
 _RETRY_AFTER_S = 5.0
 
 
@@ -32,18 +29,18 @@ class Room:
         self._headroom = headroom
         self._session_bytes = session_bytes
         self._available_bytes = available_bytes
-        self._took_s: deque[float] = deque(maxlen=_MEASURED_LATENTS)
+        self._pace = Pace()
 
     def rendered(self, took_s: float) -> None:
         """Take in what it took to make one latent's frames."""
-        self._took_s.append(took_s)
+        self._pace.measured(took_s)
 
     def viewers(self, period_s: float) -> int | None:
         """How many can be served whose latents come every `period_s`; one always. None: not measured yet."""
-        if len(self._took_s) < _LATENTS_TO_TRUST:
+        took_s = self._pace.median_s
+        if took_s is None:
             return None
-        took_s = max(statistics.median(self._took_s), 1e-9)
-        return max(1, int(self._headroom * self._threads * period_s / took_s))
+        return max(1, int(self._headroom * self._threads * period_s / max(took_s, 1e-9)))
 
     def check(self, watching: int, period_s: float) -> None:
         """Whether one more can be served beside those. Raises DecoderFull, OutOfMemory."""

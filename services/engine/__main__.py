@@ -6,7 +6,6 @@ from services import app
 from services.engine.model import described, load
 from services.engine.service import EngineService, Settings
 from services.engine.world import on_one_device
-from services.errors import ServiceError
 
 
 def service(settings: Settings) -> EngineService:
@@ -15,18 +14,10 @@ def service(settings: Settings) -> EngineService:
     world = on_one_device(
         model, settings.slots, settings.device, is_compiled=settings.is_compiled, fp8=settings.fp8
     )
-    return EngineService(world, described(model.preset), settings)
-
-
-def main() -> None:
-    try:
-        settings = app.settings_from_env(Settings)
-        engine = service(settings)
-    except ServiceError as refusal:
-        raise SystemExit(refusal.message) from refusal
+    engine = EngineService(world, described(model.preset), settings)
     engine.reached_at(settings.advertised_address or settings.address)
-    app.run(engine, settings, max_message_bytes=app.MAX_WINDOW_BYTES, trouble=engine.trouble)
+    return engine
 
 
 if __name__ == "__main__":
-    main()
+    app.run(Settings, service, max_message_bytes=app.MAX_WINDOW_BYTES, trouble=EngineService.trouble)

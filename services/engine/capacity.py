@@ -1,13 +1,12 @@
 """`Capacity`: how many sessions a period has time for, by what steps were measured to take."""
 
-import statistics
 import time
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable
 
-_MEASURED_STEPS = 64  # of one size; the median is taken over this many
+from services.pace import Pace
+
 _LAPSE_S = 60.0
-_STEPS_TO_TRUST = 8  # the first steps of a process are slow and say nothing
 
 
 class Capacity:
@@ -30,12 +29,12 @@ class Capacity:
         self._phases = phases
         self._room_s = headroom * period_s / phases
         self._clock = clock
-        self._took_s: dict[int, deque[float]] = {}
+        self._paces: defaultdict[int, Pace] = defaultdict(Pace)  # by size
         self._measured_at_s: dict[int, float] = {}
 
     def measured(self, sessions: int, step_s: float) -> None:
         """Take in what one step for `sessions` took."""
-        self._took_s.setdefault(sessions, deque(maxlen=_MEASURED_STEPS)).append(step_s)
+        self._paces[sessions].measured(step_s)
         self._measured_at_s[sessions] = self._clock()
 
     def step_s(self, sessions: int) -> float:
@@ -46,9 +45,9 @@ class Capacity:
         that.
         """
         trusted = {
-            size: statistics.median(took)
-            for size, took in self._took_s.items()
-            if len(took) >= _STEPS_TO_TRUST and not self._has_lapsed(size)
+            size: took_s
+            for size, pace in self._paces.items()
+            if (took_s := pace.median_s) is not None and not self._has_lapsed(size, took_s)
         }
         if not trusted:
             return 0.0
@@ -62,6 +61,6 @@ class Capacity:
         sizes = [size for size in in_phase if self.step_s(size) <= self._room_s]
         return max(1, min(slots, self._phases * max(sizes, default=0)))
 
-    def _has_lapsed(self, size: int) -> bool:
+    def _has_lapsed(self, size: int, took_s: float) -> bool:
         is_old = self._clock() - self._measured_at_s[size] > _LAPSE_S
-        return is_old and size > 1 and statistics.median(self._took_s[size]) > self._room_s
+        return is_old and size > 1 and took_s > self._room_s

@@ -31,6 +31,7 @@ from services.engine.model import described
 from services.engine.service import EngineService
 from services.engine.service import Settings as EngineSettings
 from services.errors import BadCheckpoint, BadSetting, PortTaken, ServiceError
+from services.settings import settings_from_env
 from services.status import Readiness
 
 log = telemetry.logger("engine")
@@ -205,7 +206,7 @@ def main() -> None:
     telemetry.start_logging()
     stopped = threading.Event()
     try:
-        settings, engine = app.settings_from_env(Settings), app.settings_from_env(EngineSettings)
+        settings, engine = settings_from_env(Settings), settings_from_env(EngineSettings)
         telemetry.start_logging(settings.log_level)
         if settings.ends_with_stdin:
             threading.Thread(target=_until_stdin_ends, args=(stopped,), daemon=True).start()

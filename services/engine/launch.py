@@ -52,5 +52,5 @@ async def until_ended(process: asyncio.subprocess.Process) -> None:
 
 
 def _environment(settings: Mapping[str, object]) -> dict[str, str]:
-    """As `app.settings_from_env` reads it."""
+    """As `settings_from_env` reads it."""
     return {name.upper(): str(value) for name, value in settings.items()}

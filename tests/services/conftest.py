@@ -11,9 +11,11 @@ from livevideo.v1 import control_pb2_grpc, session_pb2_grpc
 from livevideo.v1.session_pb2 import AnnounceRequest, Model
 from services.app import Host, Service, open_channel
 from services.control import service as control
+from services.engine.engine import Engine, Tick
 from services.sessions import service as sessions
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.store import SessionStore, StoreLimits
+from tests.services.small_world import KEYS, AtOnce, Clock, Counting
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -137,3 +139,26 @@ def until_ended(
             await asyncio.wait(left, timeout=0.1)
 
     return wait
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def world() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def ticks() -> list[Tick]:
+    return []
+
+
+@pytest.fixture
+def engine(world: Counting, clock: Clock, ticks: list[Tick]) -> Engine:
+    return Engine(
+        world, keys=KEYS, frames_per_second=24, executor=AtOnce(), clock=clock, sleep=clock.sleep,
+        on_tick=ticks.append,
+    )  # fmt: skip

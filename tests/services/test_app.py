@@ -18,8 +18,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from livevideo.v1 import control_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from services import errors, status, telemetry
-from services.app import Host, Service, settings_from_env, until_one_ends
+from services.app import Host, Service, until_one_ends
 from services.errors import BadSetting, EngineFull, PortTaken, ServiceError
+from services.settings import settings_from_env
 from services.status import Readiness
 
 Serve = Callable[[Service], Awaitable[str]]

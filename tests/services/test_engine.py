@@ -1,9 +1,7 @@
 """Slots, ticks and credits, under a clock that only moves when it is told to."""
 
 import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -11,108 +9,8 @@ from torch import Tensor
 
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from services.engine.engine import Engine, Tick
-from services.engine.mailbox import Mailbox
-from services.engine.residence import Residence
-from services.errors import EngineFull, OutOfMemory, ServiceStopping, StepFailed, ViewerGone
-
-KEYS = ("left", "right")
-PERIOD_S = 4 / 24
-
-
-class Counting:
-    """A world in six lines: a latent is how old its session is, and whether "right" is held."""
-
-    def __init__(self, slots: int = 2) -> None:
-        self.slots, self.ages, self.fails = slots, dict[int, int](), False
-        self.room = slots  # for how many sessions there is memory
-        self.window = 2
-
-    def open(self, slot: int, image: Tensor | None, prompt: str, seed: int) -> Tensor:
-        assert slot not in self.ages
-        if len(self.ages) == self.room:
-            raise MemoryError
-        self.ages[slot] = 0
-        return torch.zeros(1, 1, 2)
-
-    def step(self, controls: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        if self.fails:
-            raise RuntimeError("out of dreams")
-        if len(controls) > self.room:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        for slot in controls:
-            self.ages[slot] += 1
-        return {slot: torch.tensor([[[self.ages[slot], held[0, 1]]]]) for slot, held in controls.items()}
-
-    def set_prompt(self, slot: int, prompt: str) -> None: ...
-
-    def resume(self, slot: int, past: Any, prompt: str, seed: int) -> None: ...
-
-    def close(self, slot: int) -> None:
-        self.ages.pop(slot, None)
-
-
-class AtOnce(Executor):
-    """Runs each call when it is submitted."""
-
-    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        done: Future[Any] = Future()
-        try:
-            done.set_result(call(*args, **kwargs))
-        except Exception as error:
-            done.set_exception(error)
-        return done
-
-
-class Clock:
-    """Seconds that pass only in `sleep`, and where a test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    async def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-        await asyncio.sleep(0)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def world() -> Counting:
-    return Counting()
-
-
-@pytest.fixture
-def ticks() -> list[Tick]:
-    return []
-
-
-@pytest.fixture
-def engine(world: Counting, clock: Clock, ticks: list[Tick]) -> Engine:
-    return Engine(
-        world, keys=KEYS, frames_per_second=24, executor=AtOnce(), clock=clock, sleep=clock.sleep,
-        on_tick=ticks.append,
-    )  # fmt: skip
-
-
-async def seated(engine: Engine, credits: int = 100) -> Residence:
-    residence = engine.admit()
-    await engine.open(residence, Mailbox(KEYS), None, "", 1)
-    residence.grant(credits, engine.clock())
-    assert (await taken(residence)) == (0, 0.0)
-    return residence
-
-
-async def taken(residence: Residence) -> tuple[int, float]:
-    """Index of the next latent, and whether "right" was held."""
-    made = await asyncio.wait_for(residence.take(), 10)
-    assert made is not None
-    return made.index, float(made.latent.flatten()[1])
+from services.errors import EngineFull, ServiceStopping, StepFailed, ViewerGone
+from tests.services.small_world import KEYS, PERIOD_S, AtOnce, Clock, Counting, seated, taken
 
 
 async def test_sessions_of_different_age_share_a_tick(engine: Engine) -> None:
@@ -269,124 +167,7 @@ async def test_a_seat_that_was_left_is_filled_in_its_phase(world: Counting) -> N
     assert (await seated(engine)).phase == 1
 
 
-async def test_a_session_that_finds_no_memory_is_refused_and_nobody_else_is_hurt(
-    engine: Engine, world: Counting
-) -> None:
-    world.room = 1
-    lucky, unlucky = await seated(engine), engine.admit()
-    with pytest.raises(OutOfMemory) as refusal:
-        await engine.open(unlucky, Mailbox(KEYS), None, "", 1)
-    unlucky.end(refusal.value)
-    assert refusal.value.retry_after_s
-    assert engine.trouble
-    assert engine.slots_offered == 0
-    assert engine.slots_free == 1
-    await engine.tick()
-    assert (await taken(lucky))[0] == 1
-    await engine.probe()
-    assert engine.trouble
-    world.room = 2
-    await engine.probe()
-    assert engine.trouble is None
-    assert engine.slots_offered == 2
-    await seated(engine)  # the probe has left its slot
-
-
-async def test_a_step_without_memory_costs_the_newest_its_seat_and_the_others_no_latent(
-    engine: Engine, world: Counting, clock: Clock
-) -> None:
-    old = await seated(engine)
-    clock.now_s += 1.0
-    new = await seated(engine)
-    right = ControlEvent(seq=7, keys=Keys(down=["right"]))
-    old.mailbox.put(right, received_at_s=1.0, path_s=0.0, now_s=clock())
-    world.room = 1
-    await engine.tick()
-    assert await taken(old) == (1, 1.0)
-    with pytest.raises(OutOfMemory):
-        await new.take()
-    assert engine.slots_free == 1
-
-
-async def test_a_session_is_refused_where_too_little_memory_is_left(world: Counting) -> None:
-    left = [10]
-    engine = Engine(
-        world, keys=KEYS, frames_per_second=24, session_bytes=11, executor=AtOnce(),
-        available_bytes=lambda: left[0],
-    )  # fmt: skip
-    with pytest.raises(OutOfMemory, match="takes 11 bytes of memory, and 10 are left"):
-        engine.admit()
-    assert engine.slots_free == 2
-    await engine.probe()
-    assert engine.trouble
-    left[0] = 11
-    await engine.probe()
-    engine.admit()
-
-
-async def test_a_warm_engine_knows_what_a_full_house_costs(
-    engine: Engine, world: Counting, clock: Clock
-) -> None:
-    step = world.step
-
-    def slow(controls: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        clock.now_s += (0.5 + 0.1 * len(controls)) * PERIOD_S
-        return step(controls)
-
-    world.step = slow  # type: ignore[method-assign]
-    await engine.warm_up(8)
-    assert engine.slots_offered == 2
-    assert engine.step_s == pytest.approx(0.6 * PERIOD_S)
-    await seated(engine)
-
-
-async def test_a_full_house_that_does_not_fit_is_said_before_anybody_comes(
-    engine: Engine, world: Counting
-) -> None:
-    world.room = 1
-    with pytest.raises(OutOfMemory):
-        await engine.warm_up(8)
-
-
-async def test_who_leaves_while_a_step_finds_no_memory_is_not_stepped_again(
-    engine: Engine, world: Counting, clock: Clock
-) -> None:
-    world.slots = world.room = 3
-    engine = Engine(world, keys=KEYS, frames_per_second=24, executor=AtOnce(), clock=clock)
-    stays, leaves = await seated(engine), await seated(engine)
-    clock.now_s += 1.0
-    newest = await seated(engine)
-    step, sizes = world.step, []
-
-    def scarce(controls: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        sizes.append(len(controls))
-        if len(sizes) == 1:
-            leaves.end()
-            raise MemoryError
-        return step(controls)
-
-    world.step = scarce  # type: ignore[method-assign]
-    await engine.tick()
-    assert sizes == [3, 1]
-    assert (await taken(stays))[0] == 1
-    with pytest.raises(OutOfMemory):
-        await newest.take()
-
-
-async def test_a_probe_that_fails_otherwise_costs_nobody_anything(engine: Engine, world: Counting) -> None:
-    world.room = 0
-    with pytest.raises(OutOfMemory):
-        await engine.open(engine.admit(), Mailbox(KEYS), None, "", 1)
-
-    def broken(slot: int, image: Tensor | None, prompt: str, seed: int) -> Tensor:
-        raise RuntimeError("no world")
-
-    world.open = broken  # type: ignore[method-assign]
-    await engine.probe()
-    assert engine.trouble
-    assert engine.slots_free == 1
-
-
 async def test_stopping_twice_is_no_error(engine: Engine) -> None:
     await engine.stop()
     await engine.stop()
+    assert engine.slots_offered == 0

@@ -252,6 +252,7 @@ async def test_streams_that_are_cancelled_leave_no_task_behind(
         await push.read()
         push.cancel()
     await until_ended(before)
+    assert running() <= before
 
 
 async def test_a_session_has_eight_pushes_and_a_ninth_is_refused(
