@@ -35,6 +35,14 @@ def attend(
     return rearrange(made, "b a n e -> b n (a e)")
 
 
+def are_attended_together(q: Tensor, cache: LayerCache) -> bool:
+    """Whether sessions of one age share a call: clips in training do, and there a GPU waits for calls.
+
+    On a CPU they never do, so that a session dreams in company what it dreams alone, to the bit.
+    """
+    return q.is_cuda and cache.is_together
+
+
 class SelfAttention(nn.Module):
     """Wan's self-attention: queries and keys normalised over all heads together, then rotated."""
 
@@ -69,6 +77,8 @@ class SelfAttention(nn.Module):
             cache.write(k, v)
         if cache is None or mask is not None:
             made = attend(q, k, v, mask)
+        elif are_attended_together(q, cache):
+            made = attend(q, *cache.read_all())
         else:
             # Each session attends to its own row: nothing is masked, padded or copied.
             made = torch.cat([attend(q[i : i + 1], *cache.read(i)) for i in range(len(q))])
@@ -105,4 +115,6 @@ class CrossAttention(nn.Module):
         if text is not None:
             return self.out(attend(q, *self.keys_and_values(text)))
         assert cache is not None
+        if are_attended_together(q, cache):
+            return self.out(attend(q, *cache.read_all_text()))
         return self.out(torch.cat([attend(q[i : i + 1], *cache.read_text(i)) for i in range(len(q))]))

@@ -21,16 +21,26 @@ class LayerCache:
     indices: tuple[tuple[int, ...], ...]
     is_continued: bool = False  # what the rows hold is read and not written
 
+    @property
+    def is_together(self) -> bool:
+        """Whether the rows are the first slots in order, all at the same latents: they can be read as one."""
+        return self.slots == tuple(range(len(self.slots))) and len(set(self.indices)) == 1
+
     def write(self, k: Float[Tensor, "b n a e"], v: Float[Tensor, "b n a e"]) -> None:
         """Put each latent's keys and values in its place; what the window has left behind is overwritten."""
         tokens = self.cache.tokens
-        for row, (slot, indices) in enumerate(zip(self.slots, self.indices, strict=True)):
+        if self.is_together:
+            every = [(slice(None), slice(len(self.slots)), self.indices[0])]
+        else:
+            each = enumerate(zip(self.slots, self.indices, strict=True))
+            every = [(slice(i, i + 1), slice(slot, slot + 1), indices) for i, (slot, indices) in each]
+        for rows, slots, indices in every:
             for n, index in enumerate(indices):
                 if not self.cache.keeps(index, newest=indices[-1]):
                     continue
                 place = self.cache.place(index) * tokens
                 for kept, made in ((self.cache.keys, k), (self.cache.values, v)):
-                    kept[self.layer, slot, place : place + tokens] = made[row, n * tokens : (n + 1) * tokens]
+                    kept[self.layer, slots, place : place + tokens] = made[rows, n * tokens : (n + 1) * tokens]
 
     def read(self, row: int) -> KeysValues:
         """All that this row's newest latent may see, itself included: a view, in no particular order."""
@@ -40,6 +50,12 @@ class LayerCache:
             self.cache.keys[self.layer, slot : slot + 1, :end],
             self.cache.values[self.layer, slot : slot + 1, :end],
         )
+
+    def read_all(self) -> KeysValues:
+        """What `read` says of every row, where they are together."""
+        end = self.cache.places_in_use(self.indices[0][-1]) * self.cache.tokens
+        rows = slice(len(self.slots))
+        return self.cache.keys[self.layer, rows, :end], self.cache.values[self.layer, rows, :end]
 
     def read_before(self) -> KeysValues:
         """All that the rows hold from before this pass, `KVCache.kept` in order: a copy, for training."""
@@ -56,6 +72,12 @@ class LayerCache:
             self.cache.text_keys[self.layer, slot : slot + 1],
             self.cache.text_values[self.layer, slot : slot + 1],
         )
+
+
+    def read_all_text(self) -> KeysValues:
+        """What `read_text` says of every row, where they are together."""
+        rows = slice(len(self.slots))
+        return self.cache.text_keys[self.layer, rows], self.cache.text_values[self.layer, rows]
 
 
 class KVCache:

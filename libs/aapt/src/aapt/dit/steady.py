@@ -25,6 +25,10 @@ class SteadyLayer(LayerCache):
     text_values: Float[Tensor, "1 l all e"]
     tokens: Int[Tensor, " n"]
 
+    @property
+    def is_together(self) -> bool:
+        return False
+
     def write(self, k: Float[Tensor, "1 n a e"], v: Float[Tensor, "1 n a e"]) -> None:
         self.keys[:, self.tokens] = k
         self.values[:, self.tokens] = v

@@ -70,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     join()
     try:
-        ranks = Ranks(options.sequence_shards)
+        ranks = Ranks(options.sequence_shards, torch.device(options.device).type)
         preset = PRESETS[options.preset]
         preset = replace(preset, dit=replace(preset.dit, recycles=options.recycling))
         model = untrained(preset, options.seed, ranks.parallel)
@@ -105,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="export: the checkpoint folder")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--learning-rate", type=float, help="default 8e-4; adversarial: 2e-5, constant")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where networks learn; the codec and what is judged stay on the CPU",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate-every", type=int, default=250)
@@ -127,8 +132,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--bfloat16",
         action=argparse.BooleanOptionalAction,
-        default=multiplies_bfloat16(),
-        help="multiply in bfloat16; on where the processor does",
+        default=torch.cuda.is_available() or multiplies_bfloat16(),
+        help="multiply in bfloat16; on where the processor or a GPU does",
     )
     for field in {f.name: f for config in CONFIGS.values() for f in fields(config)}.values():
         flag, meaning = "--" + field.name.replace("_", "-"), f"default {field.default}"
@@ -179,8 +184,12 @@ def _train_network(model: Model, options: argparse.Namespace, ranks: Ranks) -> N
         load_weights(model.dit, options.init, BEFORE[options.command])
     if not ranks.is_first:
         ranks.wait()  # the first one encodes, the others read what it has written
-    with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
-        episodes = encode(model.vae, episode_paths(options.data), options.codec / "latents.pt")
+    with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.bfloat16):
+        episodes = encode(
+            model.vae.to(options.device), episode_paths(options.data), options.codec / "latents.pt"
+        )
+    model.vae.to("cpu")
+    model.dit.to(options.device)
     if ranks.is_first:
         ranks.wait()
     learning, held_out = (Clips(each, model.text) for each in _split(episodes))
@@ -206,6 +215,7 @@ def _stage(
         adapted.is_checkpointed = options.checkpoint_activations
         if options.adapted:
             load_weights(adapted, options.adapted, ["adapt"])
+        adapted.to(options.device)
         torch.manual_seed(options.seed)  # the heads of the discriminator begin at random
         stage = Adversarial(model, adapted, learning, held_out, config, is_compiled=options.compile)
         if not options.adapted:

@@ -17,6 +17,7 @@ from aapt.dit.model import DiT
 from aapt.evals.drift import measure_drift
 from aapt.flow import Time, clean_estimate, interpolate, shift_time
 from aapt.shapes import Latents
+from aapt.train.chance import device_of, normal, uniform
 from aapt.train.loop import Turn
 from aapt.worlds.latents import Batch, Clips
 
@@ -54,6 +55,7 @@ class Adapt:
         self._clips = clips
         self._held_out = held_out
         self._config = config
+        self._device = device_of(model.dit)
 
     @property
     def turns(self) -> tuple[Turn[Batch], ...]:
@@ -61,14 +63,15 @@ class Adapt:
 
     def draw(self, generator: torch.Generator) -> Batch:
         config = self._config
-        return self._clips.batch(generator, config.clips, config.length, config.late)
+        return self._clips.batch(generator, config.clips, config.length, config.late).to(self._device)
 
     def learn(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         config = self._config
-        t = shift_time(torch.rand(config.clips, generator=generator), config.shift)
-        t = torch.where(torch.rand(config.clips, generator=generator) < config.pure_noise, torch.ones(()), t)
+        t = shift_time(uniform((config.clips,), generator, self._device), config.shift)
+        is_pure = uniform((config.clips,), generator, self._device) < config.pure_noise
+        t = torch.where(is_pure, 1.0, t)
         previous = recycled(self.model, batch, generator, config)
-        noise = torch.randn(batch.latents.shape, generator=generator)
+        noise = normal(batch.latents.shape, generator, self._device)
         noisy = interpolate(batch.latents, noise, t)
         given = (batch.text, batch.controls, batch.index)
         made = clean_estimate(noisy, self.model(noisy, previous, t, *given), t)
@@ -112,22 +115,22 @@ def recycled(dit: DiT, batch: Batch, generator: torch.Generator, history: Histor
     One parallel pass puts every latent one step of the network's own away from the truth, and each further
     pass over what the last one made, one step more.
     """
-    previous = batch.previous.clone()
+    previous, device = batch.previous.clone(), batch.previous.device
     own = round(history.own_history * len(previous))
     if own:
-        chosen = torch.randperm(len(previous), generator=generator)[:own]
-        t: Time = torch.ones(own)
+        chosen = torch.randperm(len(previous), generator=generator)[:own].to(device)
+        t: Time = torch.ones(own, device=device)
         text, controls, index = batch.text[chosen], batch.controls[chosen], batch.index[chosen]
         follows = (index.diff(dim=1) == 1)[..., None, None, None]
         steps = int(torch.randint(1, history.own_steps + 1, (), generator=generator))
-        noise = torch.randn((own, *previous.shape[1:]), generator=generator)
+        noise = normal((own, *previous.shape[1:]), generator, device)
         for _ in range(steps):
             seen = previous[chosen]
             made = clean_estimate(noise, dit(noise, seen, t, text, controls, index), t)
             previous[chosen, 1:] = torch.where(follows, made[:, :-1], seen[:, 1:])
-    strength = history.history_noise * torch.rand(previous.shape[:2], generator=generator)
+    strength = history.history_noise * uniform(previous.shape[:2], generator, device)
     strength[:, 0] = 0
-    return previous + strength[..., None, None, None] * torch.randn(previous.shape, generator=generator)
+    return previous + strength[..., None, None, None] * normal(previous.shape, generator, device)
 
 
 def judged_places(held_out: Clips) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ from aapt.flow import Time, clean_estimate
 from aapt.rollout import Past, Rollout, noise
 from aapt.shapes import Latents
 from aapt.train.adapt import judge
+from aapt.train.chance import device_of, normal, uniform
 from aapt.train.loop import Turn
 from aapt.worlds.latents import Batch, Clips
 
@@ -92,6 +93,10 @@ class Segment:
     noise: Latents
     past: CachePass | None
 
+    def to(self, device: torch.device) -> "Segment":
+        """The same on `device`; the past is where the network is."""
+        return replace(self, real=self.real.to(device), fake=self.fake.to(device), noise=self.noise.to(device))
+
 
 class Adversarial:
     """Discriminator and generator take turns on the same rollouts: neither changes what was made of them."""
@@ -107,9 +112,9 @@ class Adversarial:
         is_compiled: bool = False,
     ) -> None:
         self.model = model.dit
-        self.discriminator = Discriminator(
-            adapted, is_causal=config.is_causal, judges_latents=config.judges_latents
-        )
+        self._device = device_of(model.dit)
+        judge = Discriminator(adapted, is_causal=config.is_causal, judges_latents=config.judges_latents)
+        self.discriminator = judge.to(self._device)
         # The generator stays as it is: its passes differ in where they are in a session, and each would be
         # compiled again.
         self._judge = torch.compile(self.discriminator) if is_compiled else self.discriminator
@@ -133,7 +138,9 @@ class Adversarial:
         is_late = float(torch.rand((), generator=generator)) < config.late
         count = 1 + config.extensions
         graded = torch.randperm(count, generator=generator)[: config.graded or count].tolist()
-        return tuple(self.play(generator, set(graded), is_late=is_late))
+        return tuple(
+            segment.to(self._device) for segment in self.play(generator, set(graded), is_late=is_late)
+        )
 
     def learn_discriminator(
         self, segments: tuple[Segment, ...], generator: torch.Generator
@@ -141,7 +148,7 @@ class Adversarial:
         """Real above fake, latent by latent, and little change in small surroundings of both (R1, R2)."""
         config, numbers = self._config, _Means()
         for segment in segments:
-            t = torch.rand(config.clips, generator=generator)
+            t = uniform((config.clips,), generator, self._device)
             near = _perturbed(segment.real, config.perturbation, generator)
             fake_near = _perturbed(segment.fake, config.perturbation, generator)
             # The same t in all four: the penalty is not to measure how logits change with t.
@@ -168,7 +175,7 @@ class Adversarial:
         config, numbers = self._config, _Means()
         self.discriminator.requires_grad_(False)
         for segment in segments:
-            t = torch.rand(config.clips, generator=generator)
+            t = uniform((config.clips,), generator, self._device)
             made = self.again(segment)
             old = segment.fake.latents[:, : -made.shape[1]]
             shown = replace(segment.fake, latents=torch.cat([old, made], 1))
@@ -181,7 +188,7 @@ class Adversarial:
         self.discriminator.requires_grad_(True)
         if config.anchor:
             true = self._clips.batch(generator, config.clips, config.length, config.late)
-            distance = self._distance(true, generator)
+            distance = self._distance(true.to(self._device), generator)
             (config.anchor * distance).backward()
             numbers.add(anchor=distance)
         return numbers.means()
@@ -227,7 +234,7 @@ class Adversarial:
     def again(self, segment: Segment) -> Latents:
         """The second move: the new latents of a segment once more, in one pass and with gradients."""
         new = segment.fake.part(slice(-segment.noise.shape[1], None))
-        t: Time = torch.ones(len(segment.noise))
+        t: Time = torch.ones(len(segment.noise), device=self._device)
         index = new.index if segment.past is None else None
         given = (new.previous, t, new.text, new.controls, index)
         predicted = self.model(segment.noise, *given, cache=segment.past)
@@ -264,15 +271,15 @@ class Adversarial:
         return torch.stack([torch.stack([noise(preset, seed, i) for i in indices]) for seed in seeds])
 
     def _distance(self, true: Batch, generator: torch.Generator) -> Float[Tensor, ""]:
-        t: Time = torch.ones(len(true.latents))
-        noise = torch.randn(true.latents.shape, generator=generator)
+        t: Time = torch.ones(len(true.latents), device=self._device)
+        noise = normal(true.latents.shape, generator, self._device)
         predicted = self.model(noise, true.previous, t, true.text, true.controls, true.index)
         return (clean_estimate(noise, predicted, t) - true.latents).square().mean()
 
     @torch.no_grad()
     def _forced(self, generator: torch.Generator) -> Segment:
-        real = self._clips.batch(generator, self._config.clips, self._config.length)
-        segment = Segment(real, real, torch.randn(real.latents.shape, generator=generator), None)
+        real = self._clips.batch(generator, self._config.clips, self._config.length).to(self._device)
+        segment = Segment(real, real, normal(real.latents.shape, generator, self._device), None)
         return replace(segment, fake=replace(real, latents=self.again(segment)))
 
     def _logits(
@@ -310,5 +317,5 @@ def _rolled_out(rollout: Rollout, real: Batch) -> Latents:
 
 
 def _perturbed(batch: Batch, deviation: float, generator: torch.Generator) -> Batch:
-    noise = torch.randn(batch.latents.shape, generator=generator)
+    noise = normal(batch.latents.shape, generator, batch.latents.device)
     return replace(batch, latents=batch.latents + deviation * noise)

@@ -15,6 +15,7 @@ from aapt.checkpoint import Model
 from aapt.dit.model import DiT
 from aapt.flow import clean_estimate, interpolate, per_clip, time_grid
 from aapt.train.adapt import judge, recycled
+from aapt.train.chance import device_of, normal
 from aapt.train.loop import Turn
 from aapt.worlds.latents import Batch, Clips
 
@@ -43,7 +44,8 @@ class Distill:
         self._clips = clips
         self._held_out = held_out
         self._config = config
-        self._grid = time_grid(config.grid_steps, config.shift)
+        self._device = device_of(model.dit)
+        self._grid = time_grid(config.grid_steps, config.shift).to(self._device)
 
     @property
     def turns(self) -> tuple[Turn[Batch], ...]:
@@ -51,13 +53,13 @@ class Distill:
 
     def draw(self, generator: torch.Generator) -> Batch:
         config = self._config
-        return self._clips.batch(generator, config.clips, config.length, config.late)
+        return self._clips.batch(generator, config.clips, config.length, config.late).to(self._device)
 
     def learn(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         config, student = self._config, self.model
-        k = torch.randint(1, config.grid_steps + 1, (config.clips,), generator=generator)
+        k = torch.randint(1, config.grid_steps + 1, (config.clips,), generator=generator).to(self._device)
         t, t_below = self._grid[k], self._grid[k - 1]
-        noise = torch.randn(batch.latents.shape, generator=generator)
+        noise = normal(batch.latents.shape, generator, self._device)
         noisy = interpolate(batch.latents, noise, t)
         previous = recycled(student, batch, generator, config)
         given = (batch.text, batch.controls, batch.index)

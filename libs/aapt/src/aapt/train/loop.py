@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from aapt.train.chance import device_of
 from aapt.train.log import RunLog
 from aapt.train.observe import Observed, observed
 from aapt.train.sharding import Ranks, norm_of
@@ -245,7 +246,7 @@ class _Interrupts:
 
 
 def _precision(network: nn.Module, config: LoopConfig) -> torch.autocast:
-    device = next(network.parameters()).device.type
+    device = device_of(network).type
     # Casts of weights that are made without gradients must not serve those that want them.
     return torch.autocast(device, torch.bfloat16, enabled=config.bfloat16, cache_enabled=False)
 

@@ -14,6 +14,7 @@ from aapt.checkpoint import Model
 from aapt.flow import clean_estimate, interpolate, shift_time
 from aapt.shapes import Latents
 from aapt.train.adapt import velocity_loss
+from aapt.train.chance import device_of, normal, uniform
 from aapt.train.loop import Turn
 from aapt.worlds.latents import Batch, Clips
 
@@ -37,6 +38,7 @@ class Pretrain:
         self._clips = clips
         self._held_out = held_out
         self._config = config
+        self._device = device_of(model.dit)
 
     @property
     def turns(self) -> tuple[Turn[Batch], ...]:
@@ -44,12 +46,12 @@ class Pretrain:
 
     def draw(self, generator: torch.Generator) -> Batch:
         config = self._config
-        return self._clips.batch(generator, config.clips, config.length)
+        return self._clips.batch(generator, config.clips, config.length).to(self._device)
 
     def learn(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
         config = self._config
-        t = shift_time(torch.rand(config.clips, generator=generator), config.shift)
-        noise = torch.randn(batch.latents.shape, generator=generator)
+        t = shift_time(uniform((config.clips,), generator, self._device), config.shift)
+        noise = normal(batch.latents.shape, generator, self._device)
         loss = velocity_loss(
             self._made(self.model, batch, noise, t),
             batch.latents,
@@ -63,8 +65,9 @@ class Pretrain:
     def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
         """Error of the clean latents from the middle of the path, on held-out clips."""
         batch = self._held_out.batch(torch.Generator().manual_seed(0), 8, self._config.length)
-        noise = torch.randn(batch.latents.shape, generator=torch.Generator().manual_seed(1))
-        t = torch.full((8,), JUDGED_TIME)
+        batch = batch.to(self._device)
+        noise = normal(batch.latents.shape, torch.Generator().manual_seed(1), self._device)
+        t = torch.full((8,), JUDGED_TIME, device=self._device)
         error = (self._made(model, batch, noise, t) - batch.latents).square().mean()
         return {"error_clean": round(float(error), 4)}
 

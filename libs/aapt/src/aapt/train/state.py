@@ -103,7 +103,7 @@ def load_players(networks: dict[str, nn.Module], run: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has many ways to say that a file is damaged
         raise BadCheckpoint(f"{path} cannot be read ({error}); delete it, or fetch it again") from None
     return content

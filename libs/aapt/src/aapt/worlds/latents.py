@@ -35,6 +35,10 @@ class Batch:
     previous: Latents  # what the recycled channels hold under teacher forcing: the true latent before
     index: Int[Tensor, "b t"]  # of each latent in its session
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same clips on `device`."""
+        return Batch(*(column.to(device) for column in vars(self).values()))
+
     def part(self, span: slice) -> "Batch":
         """Some of the latents of every clip; `first` becomes what was recycled for the first of them."""
         previous = self.previous[:, span]
@@ -166,7 +170,7 @@ def _source(vae: VideoVAE, paths: list[Path]) -> str:
     """What latents are made of: the codec's weights, and the names and sizes of the recordings."""
     digest = hashlib.sha256()
     for name, value in vae.state_dict().items():
-        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     for path in paths:
         digest.update(f"{path.name} {path.stat().st_size}".encode())
     return digest.hexdigest()
@@ -205,14 +209,16 @@ def encode_episode(vae: VideoVAE, path: Path) -> EncodedEpisode:
     frames = torch.from_numpy(recorded.frames[:length])
     starts = to_video(frames[:: START_EVERY * FRAMES_PER_LATENT])
     controls = torch.from_numpy(recorded.controls[1:length]).float()
-    span = LATENTS_AT_ONCE * FRAMES_PER_LATENT
+    span, device = LATENTS_AT_ONCE * FRAMES_PER_LATENT, vae.mean.device
     # A latent depends on its own frames alone, so a recording may be encoded in pieces.
     latents = [
-        vae.encode(to_video(frames[i : i + span + 1])[None])[0, 1:] for i in range(0, length - 1, span)
+        vae.encode(to_video(frames[i : i + span + 1]).to(device)[None])[0, 1:]
+        for i in range(0, length - 1, span)
     ]
+    firsts = [vae.encode(start.to(device)[:, None])[:, 0] for start in starts.split(LATENTS_AT_ONCE)]
     return EncodedEpisode(
-        torch.cat([vae.encode(start[:, None])[:, 0] for start in starts.split(LATENTS_AT_ONCE)]).half(),
-        torch.cat(latents).half(),
+        torch.cat(firsts).half().cpu(),
+        torch.cat(latents).half().cpu(),
         controls.unflatten(0, (-1, FRAMES_PER_LATENT)),
         recorded.caption,
         path.stem,

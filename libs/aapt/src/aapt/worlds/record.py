@@ -17,21 +17,23 @@ def record_path(out: Path, index: int) -> Path:
     return out / f"episode-{index:05d}.npz"
 
 
-def record_one(world: str, out: Path, seconds: float, index: int) -> int:
+def record_one(world: str, out: Path, seconds: float, index: int, **how: bool) -> int:
     """Record episode `index` unless it is there already; returns its number of new frames."""
     path = record_path(out, index)
     if path.exists():
         return 0
-    episode = importlib.import_module(f"aapt.worlds.{world}").play(index, seconds)
+    episode = importlib.import_module(f"aapt.worlds.{world}").play(index, seconds, **how)
     episode.save(path)
     return len(episode.frames)
 
 
-def record(world: str, out: Path, episodes: int, seconds: float, workers: int, first: int = 0) -> None:
+def record(
+    world: str, out: Path, episodes: int, seconds: float, workers: int, first: int = 0, **how: bool
+) -> None:
     """Record `episodes` episodes from number `first` on into `out`, skipping those that exist: stop and start
-    as you like."""
+    as you like. how: what the world's `play` is told besides."""
     out.mkdir(parents=True, exist_ok=True)
-    work = partial(record_one, world, out, seconds)
+    work = partial(record_one, world, out, seconds, **how)
     with (
         multiprocessing.get_context("spawn").Pool(workers) as pool,
         tqdm(total=episodes, desc=f"recording {world}", unit="episode") as progress,

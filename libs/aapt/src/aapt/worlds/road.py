@@ -22,6 +22,8 @@ from numpy.random import Generator
 from aapt.worlds.clips import Episode
 
 KEYS = ("left", "right", "up", "down")
+RIGHT_FOR_LEFT = [KEYS.index(key) for key in ("right", "left", "up", "down")]
+OTHER_TRACKS = 1_000_000  # from the seed of a drive to that of the track whose keys it borrows
 FRAMES_PER_SECOND = 24
 WIDTH_PX, HEIGHT_PX = 128, 80
 VIEW_WIDTH_M = 44.0  # what the camera sees from edge to edge, in the game's metres
@@ -233,7 +235,34 @@ class Driver:
         return keys
 
 
-def play(seed: int, seconds: float) -> Episode:
+class DistractedDriver:
+    """Looks away half of the time, and then presses what another driver pressed on another track.
+
+    A world that is dreamt under keys which were meant for another soon leaves the road. These drives show
+    what it should then look like, and how one comes back.
+    """
+
+    def __init__(self, driver: Driver, blind_keys: np.ndarray, random: Generator) -> None:
+        self._driver = driver
+        self._blind_keys = blind_keys
+        self._random = random
+        self._frame = 0
+        self._frames_left = 0
+        self._is_blind = True
+
+    def keys(self, pose: np.ndarray) -> np.ndarray:
+        """The keys held for the next frame, [4] uint8, given the car's pose."""
+        if self._frames_left <= 0:
+            self._is_blind = not self._is_blind
+            self._frames_left = int(self._random.uniform(2, 10) * FRAMES_PER_SECOND)
+        self._frames_left -= 1
+        self._frame += 1
+        seen = self._driver.keys(pose)
+        blind: np.ndarray = self._blind_keys[self._frame % len(self._blind_keys)]
+        return blind if self._is_blind else seen
+
+
+def play(seed: int, seconds: float, *, is_distracted: bool = False) -> Episode:
     """Record one drive on the track that belongs to `seed`.
 
     Half of the drives begin at rest on the start line, the others anywhere on the track and already moving.
@@ -245,7 +274,9 @@ def play(seed: int, seconds: float) -> Episode:
         road.place(
             int(random.integers(10_000)), random.normal(0, 3), random.normal(0, 0.25), random.uniform(0, 12)
         )
-    driver = Driver(road.track, random)
+    driver: Driver | DistractedDriver = Driver(road.track, random)
+    if is_distracted:
+        driver = DistractedDriver(driver, _keys_of_another(seed, seconds), random)
     frames, keys, poses = [road.picture()], [np.zeros(4, np.uint8)], [road.pose]
     for _ in range(int(seconds * FRAMES_PER_SECOND)):
         held = driver.keys(road.pose)
@@ -257,12 +288,23 @@ def play(seed: int, seconds: float) -> Episode:
     return mirrored(episode) if seed % 2 else episode
 
 
+def _keys_of_another(seed: int, seconds: float) -> np.ndarray:
+    """What a driver presses on another track, [f, 4]; half of them as in a mirror."""
+    road = Road(seed + OTHER_TRACKS)
+    driver = Driver(road.track, np.random.default_rng(seed + OTHER_TRACKS))
+    keys = []
+    for _ in range(int(seconds * FRAMES_PER_SECOND)):
+        keys.append(driver.keys(road.pose))
+        road.step(keys[-1])
+    pressed = np.stack(keys)
+    return pressed[:, RIGHT_FOR_LEFT] if seed // 2 % 2 else pressed
+
+
 def mirrored(episode: Episode) -> Episode:
     """The same drive seen in a mirror: picture, left and right keys, and pose."""
-    right_for_left = [KEYS.index(key) for key in ("right", "left", "up", "down")]
     return Episode(
         np.ascontiguousarray(episode.frames[:, :, ::-1]),
-        episode.controls[:, right_for_left],
+        episode.controls[:, RIGHT_FOR_LEFT],
         episode.poses * np.array([-1, 1, -1, 1], np.float32),
         episode.caption,
     )
