@@ -20,7 +20,7 @@ help:
 	@echo 'make play RAY=1 SHARDS=2   the same with the engine on Ray, here or at RAY_ADDRESS, on so many ranks'
 	@echo 'make bench    measure this machine, for half an hour; ARGS="--minutes 1 --crowds" for a short one'
 	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
-	@echo 'make record   record 200 minutes of driving into data/road; stop and start as you like'
+	@echo 'make record   record 400 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
 	@echo 'make ablations  train and judge what docs/results.md compares, for hours more'
 	@echo 'make test     run the tests;                              ARGS="-k tick" for some'
@@ -44,10 +44,12 @@ bench: .venv/installed gen/generated
 
 record: .venv/developing
 	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 300 $(ARGS)
+	@$(BIN)/python -m aapt.worlds record road --out data/road --first 300 --episodes 300 --distracted $(ARGS)
 
 TRAIN := nice $(BIN)/python -m aapt.train
 ROAD := --preset road --data data/road --threads 2
 CLIPS := --codec runs/codec --compile --optimizer muon --clips 12 --late 0.25 --history-noise 0.1
+STAGE3 := --extensions 5 --graded 1 --late 0.25 --penalty 25
 
 train: .venv/developing
 	@$(TRAIN) codec $(ROAD) --run runs/codec --steps 3200
@@ -55,8 +57,10 @@ train: .venv/developing
 	@$(TRAIN) distill $(ROAD) $(CLIPS) --run runs/distill --init runs/adapt --steps 220 --learning-rate 2e-4 \
 		--grid-steps 16 --own-history 0.5 --own-steps 3
 	@$(TRAIN) adversarial $(ROAD) --codec runs/codec --run runs/aapt --init runs/distill --adapted runs/adapt \
-		--steps 1000 --extensions 5 --graded 1 --late 0.25 --penalty 25 --judge-rate 5 --judge-first 40
-	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/aapt --out checkpoints/road
+		--steps 1000 $(STAGE3) --judge-rate 5 --judge-first 40
+	@$(TRAIN) adversarial $(ROAD) --codec runs/codec --run runs/far --init runs/aapt \
+		--steps 1200 $(STAGE3) --judge-rate 4 --judge-first 30 --anchor 5 --mismatched 1
+	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/far --out checkpoints/road
 
 ablations: .venv/developing
 	@nice $(BIN)/python -m aapt.train.ablations $(ARGS)

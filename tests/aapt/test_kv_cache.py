@@ -50,3 +50,23 @@ def test_reading_is_a_view_of_the_row_and_copies_nothing() -> None:
     cache = small_cache(3)
     keys, _ = LayerCache(cache, 0, (1,), ((9,),)).read(0)
     assert keys.untyped_storage().data_ptr() == cache.keys.untyped_storage().data_ptr()
+
+
+@given(newest=st.integers(1, 12))
+def test_sessions_of_one_age_are_written_and_read_as_one(newest: int) -> None:
+    together, apart = small_cache(3), small_cache(3)
+    for index in range(1, newest + 1):
+        values = torch.tensor([1.0, 2.0])[:, None, None, None] * torch.full((2, 1, 1, 2), float(index))
+        layer = LayerCache(together, 0, (0, 1), ((index,), (index,)))
+        assert layer.is_together
+        layer.write(values, values)
+        for slot in (1, 0):
+            LayerCache(apart, 0, (slot,), ((index,),)).write(values[slot, None], values[slot, None])
+    assert torch.equal(together.keys, apart.keys)
+    layer = LayerCache(together, 0, (0, 1), ((newest,), (newest,)))
+    for at_once, one_by_one in zip(
+        layer.read_all(), zip(layer.read(0), layer.read(1), strict=True), strict=True
+    ):
+        assert torch.equal(at_once, torch.cat(one_by_one))
+    assert not LayerCache(together, 0, (1, 0), ((newest,), (newest,))).is_together
+    assert not LayerCache(together, 0, (0, 1), ((newest,), (newest + 1,))).is_together

@@ -108,6 +108,23 @@ def test_a_recording_has_one_row_of_keys_and_one_pose_for_each_frame(road: Modul
     assert drove.caption in road.CAPTIONS
 
 
+def test_a_distracted_driver_presses_for_a_time_what_another_pressed(road: ModuleType) -> None:
+    keys = np.tile([[0, 0, 0, 1]], (24, 1)).astype(np.uint8)
+    game = road.Road(SEED)
+    watchful = road.Driver(game.track, np.random.default_rng(0))
+    driver = road.DistractedDriver(watchful, keys, np.random.default_rng(1))
+    braking = [bool(driver.keys(game.pose)[3]) for _ in range(40 * road.FRAMES_PER_SECOND)]
+    changes = np.flatnonzero(np.diff(braking)) // road.FRAMES_PER_SECOND
+    assert 0.3 < np.mean(braking) < 0.7
+    assert 2 <= changes[0] <= 10, "it looks first"
+
+
+def test_other_drives_stay_what_they_were(road: ModuleType) -> None:
+    usual, distracted = road.play(SEED, 1.0), road.play(SEED, 1.0, is_distracted=True)
+    np.testing.assert_array_equal(usual.frames[0], distracted.frames[0])
+    assert road.play(SEED, 1.0).caption == usual.caption
+
+
 def test_a_mirror_swaps_left_and_right_and_nothing_else(road: ModuleType) -> None:
     drove = road.play(SEED, 1.0)
     mirrored = road.mirrored(drove)

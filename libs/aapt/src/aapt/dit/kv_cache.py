@@ -40,7 +40,9 @@ class LayerCache:
                     continue
                 place = self.cache.place(index) * tokens
                 for kept, made in ((self.cache.keys, k), (self.cache.values, v)):
-                    kept[self.layer, slots, place : place + tokens] = made[rows, n * tokens : (n + 1) * tokens]
+                    kept[self.layer, slots, place : place + tokens] = made[
+                        rows, n * tokens : (n + 1) * tokens
+                    ]
 
     def read(self, row: int) -> KeysValues:
         """All that this row's newest latent may see, itself included: a view, in no particular order."""
@@ -72,7 +74,6 @@ class LayerCache:
             self.cache.text_keys[self.layer, slot : slot + 1],
             self.cache.text_values[self.layer, slot : slot + 1],
         )
-
 
     def read_all_text(self) -> KeysValues:
         """What `read_text` says of every row, where they are together."""

@@ -3,6 +3,7 @@
 The recorded world, where the game tells the truth (`road`; its drives are recorded on demand):
 
     python -m aapt.evals drift --seconds 60 --json --plot drift.png --sheet drift-sheet.png
+    python -m aapt.evals drive --seconds 60 --json --sheet driven.png
     python -m aapt.evals obey --json
     python -m aapt.evals cost --json
     python -m aapt.evals regressor --data data/road --checkpoint checkpoints/road
@@ -24,22 +25,14 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow others down
 
 import torch
 
-from aapt.checkpoint import BadCheckpoint, Model, fill, load
-from aapt.dit.model import DiT
-from aapt.evals.backbones import MissingFile
+from aapt.evals.commands import COMMANDS
 from aapt.evals.vbench import DIMENSIONS
-from aapt.parallel import multiplies_bfloat16
-from aapt.worlds.clips import HELD_OUT_EPISODES, episode_paths
 
 
 def main() -> None:
@@ -69,7 +62,8 @@ def _options() -> argparse.Namespace:
 
     drift = add("drift", "free rollouts against what the game shows for the same keys")
     obey = add("obey", "what the keys change")
-    for judged, seconds in ((drift, 60.0), (obey, 10.0)):
+    drive = add("drive", "driven by one who sees the dream only, against the game driven so")
+    for judged, seconds in ((drift, 60.0), (obey, 10.0), (drive, 60.0)):
         judged.add_argument("--checkpoint", type=Path, default=Path("checkpoints/road"))
         judged.add_argument(
             "--recycling",
@@ -84,8 +78,15 @@ def _options() -> argparse.Namespace:
         judged.add_argument("--seed", type=int, default=0, help="of the noise")
     drift.add_argument("--steps", type=int, default=1, help="Euler steps a latent; 2 or more: diffusion")
     drift.add_argument("--shift", type=float, default=3.0, help="of the time grid of diffusion")
+    drift.add_argument(
+        "--elsewhere",
+        action="store_true",
+        help="instead of a dream, what the game shows under these keys on other tracks",
+    )
     drift.add_argument("--plot", type=Path, help="write curves by the second")
     drift.add_argument("--sheet", type=Path, help="write pictures: the truth above, the dream below")
+
+    drive.add_argument("--sheet", type=Path, help="write pictures: a row a drive, the game's below")
 
     regressor = add("regressor", "train the network that reads the camera's motion off the frames")
     regressor.add_argument("--data", type=Path, default=Path("data/road"), help="the last 8 are held out")
@@ -130,167 +131,15 @@ def _options() -> argparse.Namespace:
     keypoints.add_argument("--true", type=Path, required=True)
     keypoints.add_argument("--confidence", type=float, default=0.3)
     options = parser.parse_args()
-    if options.command in ("drift", "obey") and options.seconds < 2:
+    judges_road = options.command in ("drift", "obey", "drive")
+    if judges_road and options.seconds < 2:
         parser.error("--seconds is 2 or more: a car answers its wheel with a delay")
-    if options.command in ("drift", "obey") and not options.recycling and options.weights is None:
+    if judges_road and not options.recycling and options.weights is None:
         parser.error("--no-recycling needs --weights: the checkpoint's own were trained to recycle")
     if options.command == "camera" and options.videos and not options.backbones:
         parser.error("camera --videos needs --backbones")
     return options
 
-
-def _model(options: argparse.Namespace) -> Model:
-    model = load(options.checkpoint)
-    if not options.recycling:
-        model.dit = DiT(replace(model.dit.config, recycles=False)).eval()
-    if options.weights is not None:
-        if not options.weights.is_file():
-            raise MissingFile(f"{options.weights} is missing; name the weights.pt of a run")
-        try:
-            weights = torch.load(options.weights, weights_only=True)
-        except Exception as error:  # torch has many ways to say that a file is damaged
-            raise BadCheckpoint(
-                f"{options.weights} cannot be read ({error}); name a run's weights.pt"
-            ) from None
-        fill(model.dit, weights, options.weights)
-    return model
-
-
-def _drift(options: argparse.Namespace) -> dict[str, object]:
-    from aapt.evals.departure import judge, summary
-    from aapt.evals.diffusion import play_diffusion
-    from aapt.evals.drift import play
-    from aapt.evals.drives import find_drives
-    from aapt.evals.motion import OTHER_POSES, load_regressor
-    from aapt.evals.report import draw_sheet, sentence, table
-
-    if options.plot:
-        from aapt.evals.curves import plot_departure  # before the work, in case matplotlib is not there
-    model = _model(options)
-    if model.preset.name in OTHER_POSES:
-        raise ValueError(f"the motion of {model.preset.name} cannot be read yet; road's can")
-    regressor, error = load_regressor(options.checkpoint)
-    paths = find_drives(model.preset, options.data, options.seconds, options.clips)
-    dream = partial(play, model, seed=options.seed, shows_progress=True)
-    if options.steps > 1:
-        dream = partial(play_diffusion, model, seed=options.seed, steps=options.steps, shift=options.shift)
-    judgement = judge(model, regressor, paths, options.seconds, dream)
-    numbers = summary(judgement, error)
-    print(table(judgement.departure))
-    print(sentence(numbers))
-    if options.plot:
-        plot_departure(judgement.departure, numbers, options.plot)
-    if options.sheet:
-        draw_sheet(judgement, options.sheet)
-    rows = judgement.departure.rows()
-    return {**numbers, "per_second": {name: [_rounded(row[name]) for row in rows] for name in rows[0]}}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
-
-
-def _obey(options: argparse.Namespace) -> dict[str, float]:
-    from aapt.evals.drives import encode_drives, find_drives, latents_in
-    from aapt.evals.obey import game_turns, measure_obedience
-
-    model = _model(options)
-    paths = find_drives(model.preset, options.data, options.seconds, options.clips)
-    batch = encode_drives(model, paths, latents_in(model.preset, options.seconds))
-    told = game_turns() if model.preset.name == "road" and find_spec("pygame") else {}
-    return _shown(measure_obedience(model, batch, options.seed) | told)
-
-
-def _regressor(options: argparse.Namespace) -> dict[str, float]:
-    from aapt.evals.motion import FILE, save_regressor
-    from aapt.evals.motion_training import train_regressor
-
-    paths = episode_paths(options.data)
-    if len(paths) <= HELD_OUT_EPISODES:
-        raise MissingFile(
-            f"{options.data} holds {len(paths)} recordings, and {HELD_OUT_EPISODES} are held out; record more"
-        )
-    regressor, error = train_regressor(
-        paths[:-HELD_OUT_EPISODES],
-        paths[-HELD_OUT_EPISODES:],
-        options.steps,
-        options.seed,
-        bfloat16=multiplies_bfloat16(),
-    )
-    save_regressor(regressor, error, options.checkpoint / FILE)
-    return _shown({"rotation_error_deg": error.rotation_deg, "translation_error_m": error.translation_m})
-
-
-def _cost(options: argparse.Namespace) -> dict[str, float]:
-    from aapt.evals.cost import measure_cost
-
-    return _shown(measure_cost(load(options.checkpoint)))
-
-
-def _results(options: argparse.Namespace) -> dict[str, str]:
-    from aapt.evals.results import write_results
-
-    write_results(options.scores, options.out)
-    return {"out": str(options.out)}
-
-
-def _curves(options: argparse.Namespace) -> dict[str, str]:
-    from aapt.evals.curves import plot_curves
-
-    plot_curves(options.runs, options.out)
-    return {"out": str(options.out)}
-
-
-def _fid(options: argparse.Namespace) -> dict[str, float]:
-    from aapt.evals.fid import fid, fvd
-
-    measure = fid if options.command == "fid" else fvd
-    return _shown(measure(options.made, options.true, options.backbone))
-
-
-def _vbench(options: argparse.Namespace) -> dict[str, float]:
-    from aapt.evals.vbench import Backbones, measure
-    from aapt.evals.videos import find_videos
-
-    videos = find_videos(options.videos)
-    return _shown(measure(videos, Backbones(options.backbones), options.dimensions, options.images))
-
-
-def _camera(options: argparse.Namespace) -> dict[str, float]:
-    from aapt.evals.camera import measure_paths, measure_pictures
-    from aapt.evals.vbench import Backbones
-
-    scores = measure_paths(options.estimated, options.true)
-    if options.videos:
-        scores |= measure_pictures(options.videos, Backbones(options.backbones), options.masks)
-    return _shown({name: round(value, 4) for name, value in scores.items()})
-
-
-def _keypoints(options: argparse.Namespace) -> dict[str, float]:
-    from aapt.evals.keypoints import measure_keypoints
-
-    return _shown(measure_keypoints(options.made, options.true, options.confidence))
-
-
-def _shown(numbers: dict[str, float]) -> dict[str, float]:
-    for name, value in numbers.items():
-        print(f"{name:<32} {value:g}")
-    return numbers
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace], Mapping[str, object]]] = {
-    "drift": _drift,
-    "obey": _obey,
-    "regressor": _regressor,
-    "cost": _cost,
-    "results": _results,
-    "curves": _curves,
-    "fid": _fid,
-    "fvd": _fid,
-    "vbench": _vbench,
-    "camera": _camera,
-    "keypoints": _keypoints,
-}
 
 if __name__ == "__main__":
     main()

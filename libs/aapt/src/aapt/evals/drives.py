@@ -46,6 +46,11 @@ def read_drive(path: Path, latents: int) -> Drive:
     )
 
 
+def speed_at_start(path: Path) -> float:
+    """Of the player where the judged latents of a recording of `road` begin, in m/s."""
+    return float(read_drive(path, 1).poses[0, 3])
+
+
 @torch.inference_mode()
 def encode_drives(model: Model, paths: list[Path], latents: int) -> Batch:
     """The judged latents of recordings, as one batch."""

@@ -11,6 +11,7 @@ from aapt.checkpoint import Model
 from aapt.evals.drift import play
 from aapt.flow import clean_estimate
 from aapt.shapes import FRAMES_PER_LATENT, Controls, Video, to_video
+from aapt.worlds.clips import FRAMES_PER_SECOND
 from aapt.worlds.latents import Batch
 
 REACH_PX = 10  # the largest turn looked for between a latent's first and last frame
@@ -79,7 +80,7 @@ def _game_turn_px(key: str) -> float:
         game = road.Road(seed)
         game.place(tile=20, offset_m=0.0, turn_rad=0.0, speed_mps=road.CRUISE_SPEED_MPS)
         frames = []
-        for _ in range(road.FRAMES_PER_SECOND):
+        for _ in range(FRAMES_PER_SECOND):
             game.step(held)
             frames.append(game.picture())
         video = to_video(torch.from_numpy(np.array(frames[FRAMES_PER_LATENT * SKIPPED_LATENTS :])))

@@ -42,11 +42,14 @@ class Table:
 TABLES = (
     Table(
         "stages", "What each stage brings",
-        "Stage 1 sampled with many steps, then with one; stage 2; stage 3 on its longest rollouts, after 200"
-        " updates and after those of the shipped checkpoint, whose weights are a moving average.",
+        "Stage 1 sampled with many steps, then with one; stage 2; stage 3 on its longest rollouts, as in the"
+        " paper; the shipped checkpoint, whose stage 3 went on with an anchor, exchanged keys and drives that"
+        " leave the road. The last row is no dream: the game itself under the same keys, on tracks that they"
+        " were not meant for. A dream makes up its road, so this is what obedience comes to.",
         (("diffusion", "stage 1, 8 steps a latent"), ("diffusion-one-step", "stage 1, one step"),
          ("consistency", "stage 2, one step"), ("long", "stage 3, 200 updates"),
-         ("shipped", "stage 3, shipped")),
+         ("aapt", "stage 3, 1,000 updates"), ("shipped", "shipped"),
+         ("elsewhere", "the game on other tracks")),
     ),
     Table(
         "lengths", "How long it is trained on what it made itself (the paper's Table 5)",

@@ -98,12 +98,15 @@ def main() -> None:
         ("diffusion", ("adapt", "--steps", "8")),
         ("diffusion-one-step", ("adapt",)),
         ("consistency", ("distill",)),
+        ("aapt", ("aapt",)),
     ):
         judge(options, name, 0, options.runs / more[0] / "weights.pt", *more[1:])
     network, played = options.checkpoint / "dit.safetensors", ("--seconds", str(options.seconds))
     _keep(
         options.scores / "shipped-0.json", network, "drift", "--checkpoint", str(options.checkpoint), *played
     )
+    elsewhere = ("drift", "--checkpoint", str(options.checkpoint), *played, "--elsewhere")
+    _keep(options.scores / "elsewhere-0.json", options.checkpoint / "vae.safetensors", *elsewhere)
     _keep(options.scores / "cost.json", network, "cost", "--checkpoint", str(options.checkpoint))
 
 

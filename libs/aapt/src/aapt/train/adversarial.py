@@ -95,7 +95,9 @@ class Segment:
 
     def to(self, device: torch.device) -> "Segment":
         """The same on `device`; the past is where the network is."""
-        return replace(self, real=self.real.to(device), fake=self.fake.to(device), noise=self.noise.to(device))
+        return replace(
+            self, real=self.real.to(device), fake=self.fake.to(device), noise=self.noise.to(device)
+        )
 
 
 class Adversarial:

@@ -1,7 +1,7 @@
 """Record play.
 
-    python -m aapt.worlds record road --out data/road --episodes 300
-    python -m aapt.worlds record road --out data/road --first 300 --episodes 300 --distracted
+python -m aapt.worlds record road --out data/road --episodes 300
+python -m aapt.worlds record road --out data/road --first 300 --episodes 300 --distracted
 """
 
 import argparse
@@ -14,7 +14,9 @@ WORLDS = ("road", "maze")
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m aapt.worlds", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m aapt.worlds",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     recorder = commands.add_parser("record", help="play a game with an erring driver and keep what was seen")

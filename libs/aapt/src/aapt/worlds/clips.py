@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
+FRAMES_PER_SECOND = 24
 HELD_OUT_EPISODES = 8  # the last of a folder: judged on, never trained on
 
 
