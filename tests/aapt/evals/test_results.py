@@ -8,7 +8,7 @@ from PIL import Image
 
 from aapt.checkpoint import untrained
 from aapt.evals.cost import measure_cost
-from aapt.evals.results import write_results
+from aapt.evals.results import DRIVEN_COLUMNS, write_results
 from aapt.presets import DEBUG
 
 
@@ -40,9 +40,16 @@ def test_seeds_are_averaged_with_their_spread_and_missing_runs_are_left_out(tmp_
     cost = {"recycled_ms": 5.0, "diffusion_forcing_ms": 9.5, "ratio": 1.9}
     cost |= {"recycled_gflop": 0.2, "diffusion_forcing_gflop": 0.4}
     (scores / "cost.json").write_text(json.dumps(cost))
+    driven = dict.fromkeys((name for name, _, _ in DRIVEN_COLUMNS), 0.25)
+    driven |= {"game_on_road_ratio": 0.98, "frechet_floor": 1.8, "seconds": 60.0}
+    (scores / "drive").mkdir()
+    (scores / "drive" / "short-0.json").write_text(json.dumps(driven))
     write_results(scores, tmp_path / "out" / "results.md")
     page = (tmp_path / "out" / "results.md").read_text()
     (row,) = {line for line in page.splitlines() if line.startswith("| 10 latents")}
+    (steered,) = {line for line in page.splitlines() if line.startswith("| AAPT, 10 latents | 1 |")}
+    assert steered.startswith("| AAPT, 10 latents | 1 | 0.250 | 0.25 |")
+    assert "98.0 % of the frames" in page
     assert "| 2 |" in row
     assert "0.60 ± 0.14" in row  # all along
     assert "0.30 ± 0.07" in row  # the last ten seconds

@@ -30,7 +30,7 @@ def plot_curves(runs: list[Path], out: Path) -> None:
             if points:
                 below.plot(*zip(*points, strict=True), marker="o", label=name)
         below.set(xlabel="step", ylabel="held out")
-        below.legend()
+        below.legend() if below.lines else below.set_axis_off()
         for axis in (above, below):
             axis.grid(alpha=0.3)
     figure.tight_layout()

@@ -184,7 +184,7 @@ def draw_drives(drives: list[Driven], out: Path, columns: int = 15) -> None:
         at = torch.linspace(0, len(each.frames) - 1, columns).round().long()
         rows.append(torch.cat(list(each.frames[at]), 1))
     out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(torch.cat(rows).numpy()).save(out)
+    Image.fromarray(torch.cat(rows).numpy()).quantize(256).save(out, optimize=True)
 
 
 def _pressed(keys: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:

@@ -21,6 +21,15 @@ COLUMNS = (
     ("sharpness_last", "the same, last 10 s", 2),
     ("static_ratio", "static", 3),
 )
+DRIVEN_COLUMNS = (
+    ("on_road_ratio", "on the road", 3),
+    ("rotation_error_deg", "rotation, deg", 2),
+    ("translation_error", "translation, m", 3),
+    ("turn_ratio", "turn, of the game's", 2),
+    ("sharpness_ratio", "sharpness", 2),
+    ("static_ratio", "static", 3),
+    ("frechet", "Fréchet", 1),
+)
 CURVES = (
     ("sharpness_ratio", "sharpness against the truth"),
     ("frechet", "Fréchet distance, last 5 s"),
@@ -88,6 +97,8 @@ def write_results(scores: Path, out: Path) -> None:
         if rows:
             _plot(rows, found, out.parent / f"results-{table.name}.png")
             parts.append(_section(table, rows, found))
+    if driven := _read(scores / "drive"):
+        parts.append(_driven(driven))
     if (scores / "cost.json").exists():
         parts.append(_cost(json.loads((scores / "cost.json").read_text())))
     if (scores / "READING.md").exists():
@@ -128,11 +139,35 @@ def _section(table: Table, rows: Sequence[tuple[str, str]], found: dict[str, lis
         "| | seeds | " + " | ".join(title for _, title, _ in COLUMNS) + " |",
         "|---" * (len(COLUMNS) + 2) + "|",
     ]
-    for name, label in rows:
-        runs = [_flat(run) for run in found[name]]
-        cells = [_cell([run[column] for run in runs], digits) for column, _, digits in COLUMNS]
-        lines.append(f"| {label} | {len(runs)} | " + " | ".join(cells) + " |")
+    lines += [_row(label, found[name], COLUMNS) for name, label in rows]
     return "\n".join([*lines, "", f"![{table.title}](results-{table.name}.png)"])
+
+
+def _driven(found: dict[str, list[dict[str, object]]]) -> str:
+    rows = [(name, label) for table in TABLES for name, label in table.rows if name in found]
+    run = _flat_numbers(next(iter(found.values()))[0])
+    return "\n".join(
+        [
+            "## Driven by one who looks",
+            "",
+            "The keys of a recording were meant for its road; a dream makes up its own. Here a driver sees"
+            " the dreamt frames and nothing else, steers by them, and the motion is held against that of the"
+            " game's own car under the keys that were pressed (`aapt/evals/driving.py`;"
+            f" `python -m aapt.evals drive`, {run['seconds']:g} s). The game driven so is on its road in"
+            f" {100 * run['game_on_road_ratio']:.1f} % of the frames, and two halves of its drives are"
+            f" {run['frechet_floor']:.1f} apart.",
+            "",
+            "| | seeds | " + " | ".join(title for _, title, _ in DRIVEN_COLUMNS) + " |",
+            "|---" * (len(DRIVEN_COLUMNS) + 2) + "|",
+            *(_row(label, found[name], DRIVEN_COLUMNS) for name, label in dict(rows).items()),
+        ]
+    )
+
+
+def _row(label: str, runs: Sequence[dict[str, object]], columns: Sequence[tuple[str, str, int]]) -> str:
+    numbers = [_flat_numbers(run) for run in runs]
+    cells = [_cell([run[column] for run in numbers], digits) for column, _, digits in columns]
+    return f"| {label} | {len(runs)} | " + " | ".join(cells) + " |"
 
 
 def _cost(cost: Scores) -> str:
@@ -148,10 +183,11 @@ def _cost(cost: Scores) -> str:
     )
 
 
-def _flat(run: dict[str, object]) -> Scores:
-    numbers = {name: value for name, value in run.items() if isinstance(value, int | float)}
-    last = _curve(run, "sharpness_ratio")[-LAST_S:]
-    numbers["sharpness_last"] = statistics.mean(value for _, value in last)
+def _flat_numbers(run: dict[str, object]) -> Scores:
+    numbers: Scores = {name: value for name, value in run.items() if isinstance(value, int | float)}
+    if "per_second" in run:
+        last = _curve(run, "sharpness_ratio")[-LAST_S:]
+        numbers["sharpness_last"] = statistics.mean(value for _, value in last)
     return numbers
 
 

@@ -102,12 +102,12 @@ def main() -> None:
     ):
         judge(options, name, 0, options.runs / more[0] / "weights.pt", *more[1:])
     network, played = options.checkpoint / "dit.safetensors", ("--seconds", str(options.seconds))
-    _keep(
-        options.scores / "shipped-0.json", network, "drift", "--checkpoint", str(options.checkpoint), *played
-    )
-    elsewhere = ("drift", "--checkpoint", str(options.checkpoint), *played, "--elsewhere")
-    _keep(options.scores / "elsewhere-0.json", options.checkpoint / "vae.safetensors", *elsewhere)
-    _keep(options.scores / "cost.json", network, "cost", "--checkpoint", str(options.checkpoint))
+    shipped = ("--checkpoint", str(options.checkpoint))
+    _keep(options.scores / "shipped-0.json", network, "drift", *shipped, *played)
+    _keep(options.scores / "drive" / "shipped-0.json", network, "drive", *shipped, *played)
+    codec = options.checkpoint / "vae.safetensors"
+    _keep(options.scores / "elsewhere-0.json", codec, "drift", *shipped, *played, "--elsewhere")
+    _keep(options.scores / "cost.json", network, "cost", *shipped)
 
 
 def _train(run: Run, options: argparse.Namespace, seed: int) -> None:
@@ -121,7 +121,10 @@ def judge(options: argparse.Namespace, name: str, seed: int, weights: Path, *mor
     recycling = ["--no-recycling"] if "unrecycled" in name else []
     played = ["--checkpoint", str(options.checkpoint), "--seconds", str(options.seconds)]
     out = options.scores / f"{name}-{seed}.json"
-    _keep(out, weights, "drift", *played, "--weights", str(weights), *more, *recycling)
+    chosen = ("--weights", str(weights), *recycling)
+    _keep(out, weights, "drift", *played, *chosen, *more)
+    if not more:  # a driver that looks cannot wait for several steps a latent
+        _keep(options.scores / "drive" / out.name, weights, "drive", *played, *chosen)
 
 
 def _keep(out: Path, source: Path, *command: str) -> None:
