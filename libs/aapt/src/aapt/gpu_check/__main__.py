@@ -55,14 +55,17 @@ class Check:
             made[str(folder)] = partial(checkpoint.load, folder)
         else:
             self._report.left_out[str(folder)] = "there is no such checkpoint"
-        for name, make in made.items():
-            for way, serving in self._ways:
-                self._try(
-                    f"{name}, {way}: the same latents", partial(self._compare, name, make, way, serving)
-                )
-        for preset in presets:
-            if self._fits(preset):
-                self._measure(preset)
+        for is_compiled in (False, True):  # what takes minutes to compile comes last
+            ways = [each for each in self._ways if each[1].is_compiled == is_compiled]
+            for name, make in made.items():
+                for way, serving in ways:
+                    what = f"{name}, {way}: the same latents"
+                    self._try(what, partial(self._compare, name, make, way, serving))
+            for preset in presets:
+                if ways and self._fits(preset):
+                    self._measure(preset, ways)
+                    if not is_compiled:
+                        self._look_inside(preset, *ways[-1])
         for ranks in self._options.ranks:
             for preset in presets:
                 if self._fits(preset, ranks):
@@ -79,16 +82,15 @@ class Check:
     def _compare(self, name: str, make: Callable[[], Model], way: str, serving: Serving) -> None:
         self._report.parities += compare(name, make, way, serving)
 
-    def _measure(self, preset: Preset) -> None:
-        steps = self._options.steps
+    def _measure(self, preset: Preset, ways: list[tuple[str, Serving]]) -> None:
         # Of the large ones float32 says nothing and may not fit.
-        found = [(way, s) for way, s in self._ways if preset.name in PRESETS or s.dtype != "float32"]
-        for way, serving in found:
-            self._try(f"{preset.name}, {way}: steps", partial(self._measure_steps, preset, way, serving))
-        way, serving = found[-1]
+        for way, serving in ways:
+            if preset.name in PRESETS or serving.dtype != "float32":
+                self._try(f"{preset.name}, {way}: steps", partial(self._measure_steps, preset, way, serving))
 
+    def _look_inside(self, preset: Preset, way: str, serving: Serving) -> None:
         def decode() -> None:
-            speed = measure_decode(self._model(preset, serving), serving, steps=steps)
+            speed = measure_decode(self._model(preset, serving), serving, steps=self._options.steps)
             planned = predict(preset, self._gpu, serving)
             roofline_ms = None if planned is None else 1e3 * planned.roofline.decode_s
             self._report.decodes.append(replace(speed, roofline_ms=roofline_ms))
