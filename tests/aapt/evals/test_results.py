@@ -47,8 +47,8 @@ def test_seeds_are_averaged_with_their_spread_and_missing_runs_are_left_out(tmp_
     write_results(scores, tmp_path / "out" / "results.md")
     page = (tmp_path / "out" / "results.md").read_text()
     (row,) = {line for line in page.splitlines() if line.startswith("| 10 latents")}
-    (steered,) = {line for line in page.splitlines() if line.startswith("| AAPT, 10 latents | 1 |")}
-    assert steered.startswith("| AAPT, 10 latents | 1 | 0.250 | 0.25 |")
+    (steered,) = {line for line in page.splitlines() if line.startswith("| stage 3 on 10 latents")}
+    assert steered.startswith("| stage 3 on 10 latents, 200 updates | 1 | 0.250 | 0.25 |")
     assert "98.0 % of the frames" in page
     assert "| 2 |" in row
     assert "0.60 ± 0.14" in row  # all along
