@@ -1,8 +1,10 @@
 """Every change of state, as one Lua script each: Redis runs a script whole or not at all.
 
-All keys of one script carry the same hash tag, the model's name, so the scripts also run on a cluster. Times
+All keys carry one hash tag, so a script may touch several models and tenants at once, on a cluster too. Times
 come from Redis, the one clock that all instances share. A script answers a list: a status, then findings.
 
+Key of all:
+    models     zset  name of a model -> when it was last announced, ms
 Keys of a model:
     replicas   zset  name of a replica -> end of its lease, ms
     details    hash  name of a replica -> "slots address"
@@ -28,18 +30,23 @@ from services.errors import (
 )
 
 
+_TAG = "{livevideo}"
+MODELS = f"{_TAG}:models"
+
+
 def placing_keys(model: str) -> list[str]:
     """Keys 1 to 5 of each script that places."""
-    return [f"livevideo:{{{model}}}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")]
+    return [
+        f"{_TAG}:model:{model}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")
+    ]
 
 
 def model_key(model: str) -> str:
-    return f"livevideo:{{{model}}}:model"
+    return f"{_TAG}:model:{model}:model"
 
 
 def session_key(session_id: str, part: str) -> str:
-    """Of one session; its id begins with the model's name, which is the hash tag."""
-    return f"livevideo:{{{session_id.rpartition('-')[0]}}}:{part}:{session_id}"
+    return f"{_TAG}:session:{session_id}:{part}"
 
 
 def refusal(status: str, about: str) -> ServiceError:
@@ -117,7 +124,8 @@ redis.call('ZREM', seats, '')
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', seats, '-inf', now_ms)) do leave(id) end
 """
 
-# KEYS 6 model. ARGV replica, "slots address", lease_ms, Model, kept_ms.
+# KEYS 6 model, 7 models. ARGV replica, "slots address", lease_ms, Model, kept_ms, the model's name,
+# longest_seat_ms. A clock that was set back would keep the dead alive until it has caught up.
 ANNOUNCE = (
     _SEATS
     + """
@@ -129,7 +137,14 @@ for _, gone in ipairs(redis.call('ZRANGEBYSCORE', replicas, '-inf', now_ms - 20 
   redis.call('ZREM', replicas, gone)
   redis.call('HDEL', details, gone)
 end
-for i = 1, 5 do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
+for set, longest_ms in pairs({[replicas] = lease_ms, [seats] = tonumber(ARGV[7])}) do
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '(' .. now_ms + longest_ms, '+inf')) do
+    redis.call('ZADD', set, now_ms + longest_ms, id)
+  end
+end
+redis.call('ZADD', KEYS[7], now_ms, ARGV[6])
+redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', now_ms - tonumber(ARGV[5]))
+for _, i in ipairs({1, 2, 3, 4, 5, 7}) do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
 return {'ok'}
 """
 )

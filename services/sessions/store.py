@@ -21,7 +21,6 @@ from services.sessions import scripts
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}-[0-9a-f]{32}")
 _DAY_MS = 86_400_000
-_MODELS = "livevideo:models"  # names of all models that were announced within a day
 
 
 @dataclass(frozen=True)
@@ -71,25 +70,23 @@ class SessionStore:
         name = request.model.name
         await self._script(
             scripts.ANNOUNCE,
-            [*scripts.placing_keys(name), scripts.model_key(name)],
+            [*scripts.placing_keys(name), scripts.model_key(name), scripts.MODELS],
             [
                 request.replica,
                 f"{request.slots} {request.address}",
                 _ms(self.limits.lease_s),
                 request.model.SerializeToString(),
                 _DAY_MS,
+                name,
+                _ms(max(self.limits.waiting_seat_s, self.limits.live_seat_s)),
             ],
         )
-        with _asking(self._url):
-            if not await self._redis.sismember(_MODELS, name):  # a full Redis refuses to add what it has, too
-                await self._redis.sadd(_MODELS, name)
-            await self._redis.pexpire(_MODELS, _DAY_MS)
 
     async def models(self) -> tuple[dict[str, Model], set[str]]:
         """The models that live replicas announce, by name; and the names of all that are known."""
         with _asking(self._url):
-            known = {_text(name) for name in await self._redis.smembers(_MODELS)}
-            announced = [await self._redis.get(scripts.model_key(name)) for name in sorted(known)]
+            known = {_text(name) for name in await self._redis.zrange(scripts.MODELS, 0, -1)}
+            announced = await self._redis.mget([scripts.model_key(name) for name in known]) if known else []
         models = [Model.FromString(cast(bytes, model)) for model in announced if model]
         return {model.name: model for model in models}, known
 
