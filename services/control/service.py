@@ -14,6 +14,7 @@ from services import telemetry
 from services.app import Context, open_channel, until_one_ends
 from services.control.gate import ControlGate
 from services.control.gates import Gates
+from services.credentials import carried
 from services.errors import BadRequest, SessionClosed
 
 log = telemetry.logger("control")
@@ -69,11 +70,14 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         if self._channel is None:
             raise RuntimeError("control was asked before it was started; await start() first")
         stub = session_pb2_grpc.SessionServiceStub(self._channel)
-        session = await stub.Get(GetRequest(session_id=first.session_id), timeout=self._settings.get_s)
+        credentials = carried(context)
+        session = await stub.Get(
+            GetRequest(session_id=first.session_id), timeout=self._settings.get_s, metadata=credentials
+        )
         if session.state == SessionState.SESSION_STATE_CLOSED:
             raise SessionClosed(f"session {session.session_id} has ended; open a new one")
         with self._gates.entered(session) as gate:
-            push = stub.Push()
+            push = stub.Push(metadata=credentials)
             try:
                 send = _Send(session, gate, push, context)
                 await until_one_ends(send.forward_all(first, request_iterator), send.bring_receipts())

@@ -18,6 +18,7 @@ from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
 from services import telemetry
 from services.app import Context, open_channel
+from services.credentials import Metadata, carried
 from services.decoder.clock import FrameClock
 from services.decoder.encoders import encoder_for
 from services.decoder.playback import Playback
@@ -100,11 +101,14 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         self, request_iterator: AsyncIterator[WatchRequest], context: Context
     ) -> None:
         start = await _first(request_iterator, self._settings.first_message_s)
-        session = await self._sessions.Get(GetRequest(session_id=start.session_id), timeout=5.0)
+        credentials = carried(context)
+        session = await self._sessions.Get(
+            GetRequest(session_id=start.session_id), timeout=5.0, metadata=credentials
+        )
         if session.state == SESSION_STATE_CLOSED:
             raise SessionClosed(f"session {start.session_id} has ended; open a new one")
         self._room.check(len(self._playbacks), FRAMES_PER_LATENT / session.model.frames_per_second)
-        playback = self._playback(start, session)
+        playback = self._playback(start, session, credentials)
         tasks = [
             asyncio.create_task(playback.render()),
             asyncio.create_task(_take_shown(request_iterator, playback)),
@@ -136,7 +140,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             )
             raise ViewerGone(message) from error
 
-    def _playback(self, start: WatchStart, session: Session) -> Playback:
+    def _playback(self, start: WatchStart, session: Session, credentials: Metadata) -> Playback:
         settings, model = self._settings, session.model
         encoder = encoder_for(
             start.format, model, jpeg_quality=settings.jpeg_quality, key_period_s=settings.key_period_s
@@ -147,6 +151,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             limit=settings.latents_in_flight,
             kept=settings.past_latents,
             patience_s=settings.patience_s,
+            credentials=credentials,
         )
         return Playback(
             source,

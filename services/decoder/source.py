@@ -14,6 +14,7 @@ from livevideo.v1.engine_pb2_grpc import EngineServiceStub
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, SESSION_STATE_LIVE, GetRequest, Session
 from services import telemetry
 from services.app import open_channel
+from services.credentials import Metadata
 from services.errors import EngineFull, SeatTaken, SessionClosed, refusal_in
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class LatentSource:
         kept: int,
         patience_s: float,
         retry_s: float = 0.2,
+        credentials: Metadata = (),
     ) -> None:
         self._sessions = sessions
         self._session_id = session_id
@@ -50,6 +52,7 @@ class LatentSource:
         self._last: deque[Latent] = deque(maxlen=kept)
         self._patience_s = patience_s
         self._retry_s = retry_s
+        self._credentials = credentials  # the viewer's, to look the session up
         self.next_index = 0
 
     def allow(self, limit: int) -> None:
@@ -101,7 +104,9 @@ class LatentSource:
 
     async def _look_up(self, known: Session) -> Session:
         try:
-            session = await self._sessions.Get(GetRequest(session_id=self._session_id), timeout=1.0)
+            session = await self._sessions.Get(
+                GetRequest(session_id=self._session_id), timeout=1.0, metadata=self._credentials
+            )
         except grpc.aio.AioRpcError as error:
             if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 return known

@@ -154,11 +154,13 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             await self._seat(residence, mailbox, session, start)
             log.info("session seated", session=session.session_id, slot=residence.slot, epoch=session.epoch)
             next_index = start.past[-1].index + 1 if start.past else 0
+            feed.made(next_index)
             yield GenerateResponse(
                 seated=Seated(epoch=session.epoch, model=self._model, next_index=next_index)
             )
             while (made := await residence.take()) is not None:
                 feed.obeyed(made.turn.seqs, first_frame(made.index))
+                feed.made(made.index + 1)
                 yield GenerateResponse(latent=to_message(made))
         finally:
             residence.end()

@@ -4,11 +4,14 @@ import asyncio
 import io
 import math
 import re
+import secrets
+import time
 
 from PIL import Image
 
-from livevideo.v1.session_pb2 import AnnounceRequest, Model, OpenRequest
-from services.errors import BadRequest, NoEngine, UnknownModel
+from livevideo.v1.session_pb2 import AnnounceRequest, Model, OpenRequest, Session
+from services.errors import BadRequest, NoEngine, QuotaExceeded, UnknownModel
+from services.sessions.tenancy import Entrant
 
 MAX_IMAGE_BYTES = 4 << 20
 MAX_PROMPT_BYTES = 2000
@@ -36,6 +39,39 @@ def chosen_model(name: str, live: dict[str, Model], known: set[str]) -> Model:
     if len(live) > 1:
         raise BadRequest("model", f"is empty and there are several; choose one of: {listed}")
     return next(iter(live.values()))
+
+
+async def record(request: OpenRequest, entrant: Entrant, live: dict[str, Model], known: set[str]) -> Session:
+    """What is asked for, as it would be stored. Raises UnknownModel, NoEngine, BadRequest, QuotaExceeded.
+
+    What is cheap to refuse is refused before a picture is decoded.
+    """
+    model = chosen_model(request.model, live, known)
+    check_open(request)
+    check_quotas(request, model, entrant)
+    image = await plain_picture(request.image, model) if request.image else b""
+    return Session(
+        tenant=entrant.tenant if entrant.key_id else request.tenant or entrant.tenant,
+        model=model,
+        seed=request.seed or secrets.randbelow(2**31 - 1) + 1,
+        image=image,
+        prompt=request.prompt,
+        opened_at_s=time.time(),
+        controls_per_s=entrant.quotas.controls_per_s,
+    )
+
+
+def check_quotas(request: OpenRequest, model: Model, entrant: Entrant) -> None:
+    """What a tenant may never have; what it may not have now is decided with the seat."""
+    tenant, quotas, pixels = entrant.tenant, entrant.quotas, model.width_px * model.height_px
+    if entrant.key_id and request.tenant not in ("", tenant):
+        raise BadRequest("tenant", f"is {request.tenant!r}, and the key is another's; leave it empty")
+    if quotas.pixels and pixels > quotas.pixels:
+        message = f"may play pictures of {quotas.pixels} pixels; model {model.name} has {pixels}"
+        raise QuotaExceeded(tenant, "pixels", message)
+    if quotas.image_bytes and len(request.image) > quotas.image_bytes:
+        message = f"may send pictures of {quotas.image_bytes} bytes; this one has {len(request.image)}"
+        raise QuotaExceeded(tenant, "image_bytes", message)
 
 
 def check_open(request: OpenRequest) -> None:

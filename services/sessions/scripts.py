@@ -14,57 +14,39 @@ Keys of a model:
     model      the Model message, while a replica announces it
 Keys of a session:
     session    hash  record (the Session message as opened, without its picture), image,
-                     state (a SessionState), epoch, seq (of the newest control), replica, address
-    controls   stream; a control has the id seq-0, marks (epoch, closed) follow it as seq-1, seq-2, ...
-    receipts   stream of ControlReceipt messages, and the mark closed
+                     state (a SessionState), epoch, seq (of the newest control), replica, address,
+                     tenant, ended (why), ended_ms; where it was opened with a key: key_id, token (its hash),
+                     token_until_ms, opened_ms, metered_epoch and metered_ms (until when its time is counted),
+                     latents, heard_seq and heard_ms (of the newest control), notice ("reason ends_ms")
+    controls   stream; a control has the id seq-0, marks (epoch, closed: why) follow it as seq-1, seq-2, ...
+    receipts   stream of ControlReceipt messages, notices ("reason ends_ms"), and the mark closed: why
 """
 
-from services.errors import (
-    EngineFull,
-    NoEngine,
-    SeatTaken,
-    ServiceError,
-    SessionClosed,
-    Superseded,
-    UnknownSession,
-)
-
-
-_TAG = "{livevideo}"
-MODELS = f"{_TAG}:models"
+TAG = "{livevideo}"
+MODELS = f"{TAG}:models"
 
 
 def placing_keys(model: str) -> list[str]:
     """Keys 1 to 5 of each script that places."""
-    return [
-        f"{_TAG}:model:{model}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")
-    ]
+    return [f"{TAG}:model:{model}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")]
 
 
 def model_key(model: str) -> str:
-    return f"{_TAG}:model:{model}:model"
+    return f"{TAG}:model:{model}:model"
 
 
 def session_key(session_id: str, part: str) -> str:
-    return f"{_TAG}:session:{session_id}:{part}"
+    return f"{TAG}:session:{session_id}:{part}"
 
 
-def refusal(status: str, about: str) -> ServiceError:
-    """What a status other than ok means; `about` is what was asked for, as the message should name it."""
-    match status:
-        case "unknown_session":
-            return UnknownSession(f"{about} is not known, or has expired; open a new one")
-        case "session_closed":
-            return SessionClosed(f"{about} has ended; open a new one")
-        case "seat_taken":
-            return SeatTaken(f"{about} has a viewer already; close that one, or open another session")
-        case "superseded":
-            return Superseded(f"{about} was claimed in a newer epoch; let go of it")
-        case "engine_full":
-            return EngineFull(f"{about} finds every slot taken; try again soon", retry_after_s=5.0)
-        case "no_engine":
-            return NoEngine(f"{about} finds no live engine; try again soon", retry_after_s=2.0)
-    raise ValueError(f"a script answered {status!r}, which no refusal is made for; add it here")
+def model_of(session_id: str) -> str:
+    return session_id.rpartition("-")[0]
+
+
+def keys(session_id: str) -> list[str]:
+    """Keys 1 to 8 of each script that places a session."""
+    parts = [session_key(session_id, part) for part in ("session", "controls", "receipts")]
+    return [*placing_keys(model_of(session_id)), *parts]
 
 
 # In front of each script that places. A seat that was not renewed is given up before anything is decided.
@@ -123,6 +105,19 @@ end
 redis.call('ZREM', seats, '')
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', seats, '-inf', now_ms)) do leave(id) end
 """
+SEATS = _SEATS
+
+# Behind it, in each script that ends sessions. KEYS 7 controls, 8 receipts.
+ENDING = """
+local function finish(id, why, kept_ms)
+  leave(id)
+  redis.call('HSET', session, 'state', CLOSED, 'ended', why, 'ended_ms', now_ms)
+  redis.call('HDEL', session, 'image', 'notice')
+  redis.call('XADD', KEYS[7], redis.call('HGET', session, 'seq') .. '-*', 'closed', why)
+  redis.call('XADD', KEYS[8], '*', 'closed', why)
+  for i = 6, 8 do redis.call('PEXPIRE', KEYS[i], kept_ms) end
+end
+"""
 
 # KEYS 6 model, 7 models. ARGV replica, "slots address", lease_ms, Model, kept_ms, the model's name,
 # longest_seat_ms. A clock that was set back would keep the dead alive until it has caught up.
@@ -146,25 +141,6 @@ redis.call('ZADD', KEYS[7], now_ms, ARGV[6])
 redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', now_ms - tonumber(ARGV[5]))
 for _, i in ipairs({1, 2, 3, 4, 5, 7}) do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
 return {'ok'}
-"""
-)
-
-# ARGV id, record, image, keep_ms, kept_ms.
-OPEN = (
-    """
-redis.call('HSET', KEYS[6], 'record', ARGV[2], 'image', ARGV[3])
-"""
-    + _SEATS
-    + """
-local replica, address = roomiest()
-if not replica then
-  redis.call('DEL', session)
-  return {address}
-end
-sit(ARGV[1], replica, tonumber(ARGV[4]))
-redis.call('HSET', session, 'state', WAITING, 'epoch', 0, 'seq', '0', 'replica', replica, 'address', address)
-redis.call('PEXPIRE', session, ARGV[5])
-return {'ok', replica, address}
 """
 )
 
@@ -245,28 +221,11 @@ return {'ok'}
 """
 )
 
-# KEYS 7 controls, 8 receipts. ARGV id, kept_ms.
-CLOSE = (
-    _SEATS
-    + """
-local found = redis.call('HMGET', session, 'state', 'seq')
-if not found[1] then return {'unknown_session'} end
-if found[1] == CLOSED then return {'ok'} end
-leave(ARGV[1])
-redis.call('HSET', session, 'state', CLOSED)
-redis.call('HDEL', session, 'image')
-redis.call('XADD', KEYS[7], found[2] .. '-*', 'closed', '')
-redis.call('XADD', KEYS[8], '*', 'closed', '')
-for i = 6, 8 do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
-return {'ok'}
-"""
-)
-
 # KEYS session, receipts. Answers the record, and the receipt after which new ones will come.
 ATTACH = """
-local found = redis.call('HMGET', KEYS[1], 'state', 'record')
+local found = redis.call('HMGET', KEYS[1], 'state', 'record', 'ended')
 if not found[1] then return {'unknown_session'} end
-if found[1] == '3' then return {'session_closed'} end
+if found[1] == '3' then return {'session_closed', found[3]} end
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 return {'ok', found[2], newest[1] and newest[1][1] or '0-0'}
 """

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import secrets
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import Any
 import grpc
 
 from livevideo.v1 import session_pb2, session_pb2_grpc
-from livevideo.v1.control_pb2 import Accepted, ControlReceipt, Refused
+from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
     AnnounceResponse,
@@ -20,21 +18,35 @@ from livevideo.v1.session_pb2 import (
     CloseRequest,
     CloseResponse,
     FollowRequest,
-    FollowResponse,
     GetRequest,
     ListModelsRequest,
     ListModelsResponse,
+    NoticesRequest,
     OpenRequest,
     PushRequest,
     Seat,
     Session,
+    WaitResponse,
 )
 from services import telemetry
-from services.app import Context, until_one_ends
-from services.errors import BadRequest, PeerUnavailable, ServiceError, SessionClosed, StoreUnavailable
+from services.app import Context, Host, until_one_ends
+from services.errors import (
+    BadRequest,
+    PeerUnavailable,
+    ServiceError,
+    SessionClosed,
+    StoreUnavailable,
+    TooManyStreams,
+)
 from services.sessions import admission
+from services.sessions.access import Access
+from services.sessions.admin import AdminService
 from services.sessions.embedded import EmbeddedValkey
+from services.sessions.meter import Meter
+from services.sessions.push import Push
 from services.sessions.store import SessionStore, StoreLimits
+from services.sessions.tenants import TenantStore
+from services.sessions.waiting import until_seated
 
 log = telemetry.logger("sessions")
 
@@ -47,8 +59,14 @@ class Settings:
     metrics_port: int = 0  # where Prometheus reads, on the same host; 0: nowhere
     redis_url: str = ""  # redis://, rediss:// or unix://; empty: a Valkey of its own, which keeps nothing
     outage_s: float = 10.0  # an engine's Follow outlives a silence of Redis this long
-    pushes_per_session: int = 8  # most Push calls of one session here; each holds a connection to Redis
+    # Most calls of one session here that hold a connection to Redis: Push, and Notices.
+    pushes_per_session: int = 8
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
+    most_waiting: int = 1000  # who may wait for a model's seats at once
+    lease_s: float = 30.0  # a session that nobody plays any more counts as one of its tenant's this long
+    notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
+    admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
+    admin_key_file: str = ""  # its first line is asked of whoever administers; needed beyond this machine
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
@@ -62,8 +80,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._embedded: EmbeddedValkey | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._opened_store: SessionStore | None = None
+        self._admin: Host | None = None
         self._streams: set[asyncio.Task[Any]] = set()
-        self._pushes: Counter[str] = Counter()
+        self._readers: Counter[str] = Counter()
         self._stopping = asyncio.Event()
 
     @property
@@ -71,6 +90,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         if self._opened_store is None:
             raise RuntimeError("sessions was asked before it was started; await start() first")
         return self._opened_store
+
+    @property
+    def admin_address(self) -> str:
+        """Where tenants are administered, with the real port; empty: nowhere."""
+        return self._admin.address if self._admin else ""
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
         session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
@@ -84,11 +108,19 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             self._keeping = asyncio.create_task(self._embedded.keep_running())
         # Seats are renewed between reads, so a read must end well before a seat lapses.
         self._opened_store = SessionStore(url, self._limits, block_s=min(1.0, self._limits.live_seat_s / 3))
+        self._tenants = TenantStore(self._opened_store)
+        self._access = Access(self._tenants)
+        if self._settings.admin_address:
+            admin = AdminService(self._tenants, self._settings.admin_address, self._settings.admin_key_file)
+            self._admin = Host(admin, address=self._settings.admin_address)
+            await self._admin.start()
 
     async def stop(self) -> None:
         self._stopping.set()
         if self._streams:
             await asyncio.wait(self._streams, timeout=2.0)
+        if self._admin is not None:
+            await self._admin.stop()
         if self._opened_store is not None:
             await self._opened_store.close()
         if self._keeping is not None:
@@ -98,27 +130,44 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             await self._embedded.stop()
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
-        model = admission.chosen_model(request.model, *await self._store.models())
-        admission.check_open(request)
-        image = await admission.plain_picture(request.image, model) if request.image else b""
-        session = await self._store.open(
-            Session(
-                tenant=request.tenant or "default",
-                model=model,
-                seed=request.seed or secrets.randbelow(2**31 - 1) + 1,
-                image=image,
-                prompt=request.prompt,
-                opened_at_s=time.time(),
-            )
-        )
+        entrant = await self._access.entrant(context)
+        record = await admission.record(request, entrant, *await self._store.models())
+        session = await self._store.open(record, entrant)
         log.info("session opened", session=session.session_id, tenant=session.tenant, replica=session.replica)
         return session
 
+    async def Wait(self, request: OpenRequest, context: Context) -> AsyncIterator[WaitResponse]:
+        entrant = await self._access.entrant(context)
+        record = await admission.record(request, entrant, *await self._store.models())
+        places = until_seated(self._store, self._tenants, record, entrant, self._settings.most_waiting)
+        with self._streaming():
+            async with contextlib.aclosing(places):
+                async for said in places:
+                    self._check_not_stopping()
+                    yield said
+
+    # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
+    async def Notices(self, request: NoticesRequest, context: Context) -> None:  # type: ignore[override]
+        session_id = request.session_id
+        await self._access.holder(session_id, context)
+        with self._streaming(), self._reading(session_id):
+            after = (await self._store.attach(session_id)).newest_receipt
+            notice = (await self._tenants.holder(session_id)).notice  # none is missed between the two
+            if notice is not None:
+                await context.write(notice)
+            await until_one_ends(self._bring_notices(session_id, after, context), self._until_stopping())
+
     async def Get(self, request: GetRequest, context: Context) -> Session:
-        return await self._store.find(request.session_id)
+        holder = await self._access.holder(request.session_id, context)
+        session = await self._store.find(request.session_id)
+        session.ended = holder.ended
+        if holder.notice is not None:
+            session.notice.CopyFrom(holder.notice)
+        return session
 
     async def Close(self, request: CloseRequest, context: Context) -> CloseResponse:
-        await self._store.end(request.session_id)
+        holder = await self._access.holder(request.session_id, context)
+        await self._store.end(request.session_id, holder.tenant)
         log.info("session closed", session=request.session_id)
         return CloseResponse()
 
@@ -134,6 +183,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     async def Claim(self, request: ClaimRequest, context: Context) -> Session:
         admission.check_replica(request.replica)
         session = await self._store.claim(request.session_id, request.replica)
+        try:
+            await self._meter(session, session.epoch).tell()
+        except ServiceError:
+            await self._release(session.session_id, session.epoch)
+            raise
         log.info("session claimed", session=session.session_id, replica=session.replica, epoch=session.epoch)
         return session
 
@@ -145,10 +199,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         if first is None:
             return
         session_id = first.event.session_id
-        with self._streaming(), self._pushing(session_id):
+        await self._access.holder(session_id, context)
+        with self._streaming(), self._reading(session_id):
             # Receipts are read from this point on, so that none is missed before the first read.
             attached = await self._store.attach(session_id)
-            push = _Push(self._store, session_id, attached.newest_receipt, context)
+            push = Push(self._store, session_id, attached.newest_receipt, context)
             await until_one_ends(
                 push.store_all(first, request_iterator, self._settings.linger_s),
                 push.bring_obeyed(),
@@ -164,22 +219,26 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         seat = first.seat
         session = (await self._store.attach(seat.session_id)).session
         await self._store.renew(seat.session_id, seat.epoch)
+        meter = self._meter(session, seat.epoch)
         live = telemetry.SESSIONS_LIVE.labels(session.tenant, session.model.name)
         with self._streaming():
             live.inc()
             try:
                 await until_one_ends(
                     self._bring_controls(seat, context),
-                    self._publish_obeyed(seat, request_iterator),
+                    self._take_in(seat, request_iterator, meter),
+                    meter.run(),
                     self._until_stopping(),
                 )
             except SessionClosed:
                 return
             finally:
                 live.dec()
+                with contextlib.suppress(ServiceError):  # what ended it is raised already
+                    await meter.tell()
                 # An engine that is still there will follow through another instance, and keeps its seat.
                 if not self._stopping.is_set():
-                    await self._release(seat)
+                    await self._release(seat.session_id, seat.epoch)
 
     async def _bring_controls(self, seat: Seat, context: Context) -> None:
         after, renew_period_s = f"{seat.after_seq}-0".encode(), self._limits.live_seat_s / 3
@@ -201,22 +260,45 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             for control in controls:
                 await context.write(control)
 
-    async def _publish_obeyed(self, seat: Seat, requests: AsyncIterator[FollowRequest]) -> None:
+    async def _take_in(self, seat: Seat, requests: AsyncIterator[FollowRequest], meter: Meter) -> None:
         """Ends when the engine has said its last, which gives the seat up."""
         async for request in requests:
-            if not request.HasField("obeyed"):
-                raise BadRequest("said", "must be `obeyed` after the first message")
-            try:
-                await self._store.obeyed(seat.session_id, seat.epoch, request.obeyed)
-            except StoreUnavailable as error:
-                log.warning("receipt lost", session=seat.session_id, error=error.message)
+            match request.WhichOneof("said"):
+                case "latents":
+                    meter.heard(request.latents)
+                case "obeyed":
+                    await self._publish(seat, request.obeyed)
+                case _:
+                    raise BadRequest("said", "must be `obeyed` or `latents` after the first message")
 
-    async def _release(self, seat: Seat) -> None:
+    async def _publish(self, seat: Seat, obeyed: ControlReceipt) -> None:
         try:
-            await self._store.release(seat.session_id, seat.epoch)
-            log.info("session released", session=seat.session_id, epoch=seat.epoch)
+            await self._store.obeyed(seat.session_id, seat.epoch, obeyed)
+        except StoreUnavailable as error:
+            log.warning("receipt lost", session=seat.session_id, error=error.message)
+
+    async def _bring_notices(self, session_id: str, after: bytes, context: Context) -> None:
+        while True:
+            after, notices = await self._tenants.read_notices(session_id, after)
+            for notice in notices:
+                await context.write(notice)
+
+    def _meter(self, session: Session, epoch: int) -> Meter:
+        return Meter(
+            self._tenants,
+            session,
+            epoch,
+            period_s=self._limits.live_seat_s / 3,
+            keep_s=self._settings.lease_s,
+            notice_s=self._settings.notice_s,
+        )
+
+    async def _release(self, session_id: str, epoch: int) -> None:
+        try:
+            await self._store.release(session_id, epoch)
+            log.info("session released", session=session_id, epoch=epoch)
         except ServiceError as error:  # the seat lapses by itself
-            log.warning("release failed", session=seat.session_id, reason=error.reason)
+            log.warning("release failed", session=session_id, reason=error.reason)
 
     @contextlib.contextmanager
     def _streaming(self) -> Iterator[None]:
@@ -230,74 +312,26 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             self._streams.discard(task)
 
     @contextlib.contextmanager
-    def _pushing(self, session_id: str) -> Iterator[None]:
-        """Counts a Push call of the session. Raises BadRequest where there are as many as there may be."""
+    def _reading(self, session_id: str) -> Iterator[None]:
+        """Counts a call of the session that holds a connection to Redis. Raises TooManyStreams."""
         most = self._settings.pushes_per_session
-        if self._pushes[session_id] >= most:
-            message = f"{most} calls push its controls already; send through one of them, or end one first"
-            raise BadRequest("event.session_id", message)
-        self._pushes[session_id] += 1
+        if self._readers[session_id] >= most:
+            raise TooManyStreams(
+                f"{most} calls push the controls of {session_id} or read its notices; end one first",
+                retry_after_s=1.0,
+            )
+        self._readers[session_id] += 1
         try:
             yield
         finally:
-            self._pushes[session_id] -= 1
-            if not self._pushes[session_id]:
-                del self._pushes[session_id]
+            self._readers[session_id] -= 1
+            if not self._readers[session_id]:
+                del self._readers[session_id]
+
+    def _check_not_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise PeerUnavailable("this instance of sessions is stopping; call again", retry_after_s=0.1)
 
     async def _until_stopping(self) -> None:
         await self._stopping.wait()
-        raise PeerUnavailable("this instance of sessions is stopping; call again", retry_after_s=0.1)
-
-
-class _Push:
-    """One Push call: each control's accepted receipt is written before its obeyed one."""
-
-    def __init__(self, store: SessionStore, session_id: str, newest_receipt: bytes, context: Context) -> None:
-        self._store = store
-        self._session_id = session_id
-        self._newest_receipt = newest_receipt
-        self._context = context
-        # Held from storing a control to writing its receipt; an obeyed one that was quicker waits.
-        self._receipting = asyncio.Lock()
-        self._stored_seq = 0
-        self._obeyed_seq = 0
-        self._caught_up = asyncio.Event()
-
-    async def store_all(
-        self, first: PushRequest, others: AsyncIterator[PushRequest], linger_s: float
-    ) -> None:
-        await self._store_one(first)
-        async for request in others:
-            await self._store_one(request)
-        if self._obeyed_seq < self._stored_seq:
-            self._caught_up.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._caught_up.wait(), linger_s)
-
-    async def bring_obeyed(self) -> None:
-        while True:
-            self._newest_receipt, receipts = await self._store.read_receipts(
-                self._session_id, self._newest_receipt
-            )
-            for receipt in receipts:
-                async with self._receipting:
-                    await self._context.write(receipt)
-                self._obeyed_seq = max(self._obeyed_seq, receipt.seq)
-            if self._obeyed_seq >= self._stored_seq:
-                self._caught_up.set()
-
-    async def _store_one(self, request: PushRequest) -> None:
-        event = request.event
-        if event.session_id != self._session_id:
-            raise BadRequest("event.session_id", "differs from the first; push each session on its own call")
-        async with self._receipting:
-            newer = await self._store.push(
-                self._session_id, FollowResponse(event=event, received_at_s=request.received_at_s)
-            )
-            if newer is None:
-                self._stored_seq = event.seq
-                receipt = ControlReceipt(seq=event.seq, accepted=Accepted())
-            else:
-                message = f"seq {event.seq} is not above {newer}, the newest stored; go on from there"
-                receipt = ControlReceipt(seq=event.seq, refused=Refused(reason="old_seq", message=message))
-            await self._context.write(receipt)
+        self._check_not_stopping()

@@ -1,10 +1,8 @@
 """SessionStore: the only door to Redis. Every change of state is one script of `scripts`."""
 
 import asyncio
-import re
 import resource
-import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -16,10 +14,11 @@ from redis.backoff import NoBackoff
 
 from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
-from services.errors import StoreUnavailable, UnknownSession
-from services.sessions import scripts
+from services.errors import StoreUnavailable
+from services.sessions import queue, refusals, scripts, tenancy
+from services.sessions.keys import checked, hashed, new_session_id, new_token
+from services.sessions.tenancy import Entrant
 
-_SESSION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}-[0-9a-f]{32}")
 _DAY_MS = 86_400_000
 
 
@@ -33,6 +32,7 @@ class StoreLimits:
     unclaimed_s: float = 120.0  # a session that nobody has watched yet
     idle_s: float = 3600.0  # a session after its last sign of life
     closed_s: float = 600.0  # a session after its end
+    token_s: float = 86_400.0  # a session's token, where its tenant's quotas set the session no end
     controls_kept: int = 4096  # newest controls of a session
     command_s: float = 1.0  # longest wait for an answer
     connections: int = 4096  # at most, for reads that wait (one a Push, one a Follow), and for all else
@@ -68,7 +68,7 @@ class SessionStore:
     async def announce(self, request: AnnounceRequest) -> None:
         """Renews a replica's lease and says what room it has."""
         name = request.model.name
-        await self._script(
+        await self.script(
             scripts.ANNOUNCE,
             [*scripts.placing_keys(name), scripts.model_key(name), scripts.MODELS],
             [
@@ -90,26 +90,35 @@ class SessionStore:
         models = [Model.FromString(cast(bytes, model)) for model in announced if model]
         return {model.name: model for model in models}, known
 
-    async def open(self, record: Session) -> Session:
-        """Seats a new session on the replica with the most room. Raises NoEngine, EngineFull."""
+    async def open(self, record: Session, entrant: Entrant | None = None, session_id: str = "") -> Session:
+        """Seats a new session on the replica with the most room; `session_id` is its place in the queue.
+
+        Raises NoEngine, EngineFull, Unauthenticated, QuotaExceeded.
+        """
+        entrant = entrant or Entrant(tenant=record.tenant or "default")
         session = Session()
         session.CopyFrom(record)
-        session.session_id = f"{record.model.name}-{secrets.token_hex(16)}"
+        session.session_id = session_id or new_session_id(record.model.name)
         image, session.image = session.image, b""
-        replica, address = await self._script(
-            scripts.OPEN,
-            [*scripts.placing_keys(record.model.name), scripts.session_key(session.session_id, "session")],
+        token = new_token() if entrant.key_id else ""
+        replica, address = await self.script(
+            queue.ADMIT,
+            [*scripts.keys(session.session_id), *tenancy.keys(entrant.tenant, record.model.name)],
             [
                 session.session_id,
                 session.SerializeToString(),
                 image,
                 _ms(self.limits.waiting_seat_s),
                 _ms(self.limits.unclaimed_s),
+                entrant.tenant,
+                entrant.key_id,
+                hashed(token),
+                _ms(entrant.quotas.session_s or self.limits.token_s),
             ],
             about=f"a session of {record.model.name}",
         )
         session.state = SessionState.SESSION_STATE_WAITING
-        session.replica, session.replica_address = replica.decode(), address.decode()
+        session.replica, session.replica_address, session.token = replica.decode(), address.decode(), token
         return session
 
     async def find(self, session_id: str) -> Session:
@@ -141,9 +150,10 @@ class SessionStore:
         """Gives up the seat, if it is still held in this epoch. The session goes on waiting for a viewer."""
         await self._placed(scripts.RELEASE, session_id, [session_id, epoch])
 
-    async def end(self, session_id: str) -> None:
+    async def end(self, session_id: str, tenant: str = "default", why: str = "closed") -> None:
         """Closes a session, which ends its streams everywhere. Closing it twice is no error."""
-        await self._placed(scripts.CLOSE, session_id, [session_id, _ms(self.limits.closed_s)])
+        of_tenant = tenancy.keys(tenant, scripts.model_of(session_id))
+        await self._placed(tenancy.CLOSE, session_id, [session_id, _ms(self.limits.closed_s), why], of_tenant)
 
     async def attach(self, session_id: str) -> Attached:
         """What is needed to read a session's receipts from now on. Raises UnknownSession, SessionClosed."""
@@ -181,49 +191,50 @@ class SessionStore:
 
         Raises Superseded when a newer epoch has claimed the session, SessionClosed when it has ended.
         """
-        after, entries = await self._read(scripts.session_key(session_id, "controls"), after)
+        after, entries = await self.read(scripts.session_key(session_id, "controls"), after)
         controls = []
         for fields in entries:
             if b"closed" in fields:
-                raise scripts.refusal("session_closed", f"session {session_id}")
+                raise refusals.ended(f"session {session_id}", fields[b"closed"].decode())
             if int(fields.get(b"epoch", 0)) > epoch:
-                raise scripts.refusal("superseded", f"session {session_id}")
+                raise refusals.refusal("superseded", f"session {session_id}")
             if b"control" in fields:
                 controls.append(FollowResponse.FromString(fields[b"control"]))
         return after, controls
 
     async def read_receipts(self, session_id: str, after: bytes) -> tuple[bytes, list[ControlReceipt]]:
         """Obeyed receipts after an entry as soon as there are any, and the last entry. Or SessionClosed."""
-        after, entries = await self._read(scripts.session_key(session_id, "receipts"), after)
-        if any(b"closed" in fields for fields in entries):
-            raise scripts.refusal("session_closed", f"session {session_id}")
-        return after, [ControlReceipt.FromString(fields[b"receipt"]) for fields in entries]
+        after, entries = await self.read(scripts.session_key(session_id, "receipts"), after)
+        for fields in entries:
+            if b"closed" in fields:
+                raise refusals.ended(f"session {session_id}", fields[b"closed"].decode())
+        return after, [ControlReceipt.FromString(each[b"receipt"]) for each in entries if b"receipt" in each]
 
-    async def _read(self, stream: str, after: bytes) -> tuple[bytes, list[dict[bytes, bytes]]]:
+    async def read(self, stream: str, after: bytes) -> tuple[bytes, list[dict[bytes, bytes]]]:
+        """Entries of a stream after one of them, as soon as there are any, and the last of them."""
         with _asking(self._url):
             found: Any = await self._readers.xread({stream: after}, count=256, block=self._block_ms)
         entries = found[0][1] if found else []
         return (entries[-1][0] if entries else after), [fields for _, fields in entries]
 
-    async def _placed(self, script: str, session_id: str, arguments: list[Any]) -> list[Any]:
-        model = _checked(session_id).rpartition("-")[0]
-        parts = [scripts.session_key(session_id, part) for part in ("session", "controls", "receipts")]
-        return await self._script(
-            script, [*scripts.placing_keys(model), *parts], arguments, about=f"session {session_id}"
-        )
+    async def _placed(
+        self, script: str, session_id: str, arguments: list[Any], more_keys: Sequence[str] = ()
+    ) -> list[Any]:
+        keys = [*scripts.keys(checked(session_id)), *more_keys]
+        return await self.script(script, keys, arguments, about=f"session {session_id}")
 
     async def _of(self, script: str, session_id: str, parts: list[str], arguments: list[Any]) -> list[Any]:
-        keys = [scripts.session_key(_checked(session_id), part) for part in parts]
-        return await self._script(script, keys, arguments, about=f"session {session_id}")
+        keys = [scripts.session_key(checked(session_id), part) for part in parts]
+        return await self.script(script, keys, arguments, about=f"session {session_id}")
 
-    async def _script(
+    async def script(
         self, script: str, keys: list[str], arguments: list[Any], *, about: str = ""
     ) -> list[Any]:
         with _asking(self._url):
             answer: list[Any] = await self._redis.register_script(script)(keys, arguments)
         status, *found = answer
         if status not in (b"ok", b"old_seq"):
-            raise scripts.refusal(status.decode(), about)
+            raise refusals.refusal(status.decode(), about, found)
         return found
 
     def _connect(self, answer_s: float) -> Redis:
@@ -258,12 +269,6 @@ def _asking(url: str) -> Iterator[None]:
     # reads would then run for ever.
     if task and task.cancelling() > cancelled_before:
         raise asyncio.CancelledError
-
-
-def _checked(session_id: str) -> str:
-    if not _SESSION_ID.fullmatch(session_id):
-        raise UnknownSession(f"session {session_id[:120]!r} is not known; open one first")
-    return session_id
 
 
 def _session(record: bytes, state: bytes, epoch: bytes, replica: bytes, address: bytes) -> Session:

@@ -182,7 +182,7 @@ async def test_a_session_has_eight_streams_and_a_ninth_is_refused_until_one_ends
     ninth = control_stub.Send()
     await ninth.write(ControlEvent(session_id=session_id, seq=9, keys=LEFT))
     refusal = await refusal_of(ninth)
-    assert isinstance(refusal, errors.BadRequest)
+    assert isinstance(refusal, errors.TooManyStreams)
     assert "8 streams" in refusal.message
     sends[0].cancel()
     async with asyncio.timeout(DEADLINE_S):

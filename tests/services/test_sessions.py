@@ -266,7 +266,7 @@ async def test_a_session_has_eight_pushes_and_a_ninth_is_refused(
         assert isinstance(await push.read(), ControlReceipt)
     await pushes[8].write(PushRequest(event=ControlEvent(session_id=session.session_id, seq=9, keys=LEFT)))
     refusal = await refused(pushes[8].read())
-    assert isinstance(refusal, errors.BadRequest)
+    assert isinstance(refusal, errors.TooManyStreams)
     assert "8 calls" in refusal.message
 
 

@@ -1,0 +1,56 @@
+"""Keys and tokens on their way: from a file or the environment into a call, and from one call into the next.
+
+They travel as metadata, `authorization: Bearer SECRET`. *sessions* alone judges them.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from services.errors import BadSetting, Unauthenticated
+
+if TYPE_CHECKING:
+    import grpc
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
+API_KEY = "AAPT_API_KEY"
+MAX_SECRET_BYTES = 512
+_HEADER, _SCHEME = "authorization", "Bearer "
+
+
+def bearer(secret: str) -> Metadata:
+    """What a call carries; nothing where there is no secret."""
+    return ((_HEADER, f"{_SCHEME}{secret}"),) if secret else ()
+
+
+def carried(context: "grpc.aio.ServicerContext[Any, Any]") -> Metadata:
+    """What the caller brought, for a call on its behalf."""
+    sent = context.invocation_metadata() or ()
+    return tuple((key, str(value)) for key, value in sent if key == _HEADER)
+
+
+def presented(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
+    """The caller's secret; empty where it brought none. Raises Unauthenticated for what can be none."""
+    sent = carried(context)
+    if not sent:
+        return ""
+    value = sent[0][1]
+    is_bearer = value[: len(_SCHEME)].lower() == _SCHEME.lower()
+    if len(sent) > 1 or not is_bearer or len(value) > MAX_SECRET_BYTES:
+        raise Unauthenticated(
+            f"the authorization cannot be read; send one, 'Bearer KEY', of at most {MAX_SECRET_BYTES} bytes"
+        )
+    return value[len(_SCHEME) :].strip()
+
+
+def from_file_or_environment(file: str, variable: str = API_KEY) -> str:
+    """The first line of `file`, else the variable; empty where there is neither. Raises BadSetting."""
+    if not file:
+        return os.environ.get(variable, "").strip()
+    try:
+        lines = Path(file).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"the key's file {file} cannot be read: {type(error).__name__}") from error
+    if not lines or not lines[0].strip():
+        raise BadSetting(f"the key's file {file} is empty; put the key into its first line")
+    return lines[0].strip()
