@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,8 @@ from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from loadtests.eyes import Eyes
 from loadtests.movie import Movie, movie_at, to_rgb
 from loadtests.report import Measurements, Report
+from services.credentials import bearer, from_file_or_environment
+from services.errors import BadSetting
 
 SCRIPTS = Path(__file__).parent / "scripts"
 FORMATS = {"rgb8": FrameFormat.FRAME_FORMAT_RGB8, "jpeg": FrameFormat.FRAME_FORMAT_JPEG}
@@ -37,11 +39,12 @@ OPEN_DEADLINE_S = 15.0
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the three services are that a player speaks to, host:port."""
+    """Where the three services are that a player speaks to, host:port; and a key, where tenants need one."""
 
     sessions: str
     control: str
     frames: str
+    api_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,13 @@ def add_addresses(parser: argparse.ArgumentParser) -> None:
     """The options that `Addresses` is made of."""
     for name in ("sessions", "control", "frames"):
         parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")
+    parser.add_argument("--api-key-file", default="", help="the tenant's key (default: AAPT_API_KEY)")
+
+
+def chosen_addresses(options: argparse.Namespace) -> Addresses:
+    """What `add_addresses` was given."""
+    api_key = from_file_or_environment(options.api_key_file)
+    return Addresses(options.sessions, options.control, options.frames, api_key)
 
 
 class Driver(Protocol):
@@ -95,7 +105,9 @@ class Player:
     """One session, from opening to closing."""
 
     def __init__(self, addresses: Addresses) -> None:
-        self._channels = {a: grpc.aio.insecure_channel(a) for a in vars(addresses).values()}
+        reached = {addresses.sessions, addresses.control, addresses.frames}
+        self._channels = {address: grpc.aio.insecure_channel(address) for address in reached}
+        self._api_key = addresses.api_key
         self._sessions = SessionServiceStub(self._channels[addresses.sessions])
         self._control = ControlServiceStub(self._channels[addresses.control])
         self._frames = FrameServiceStub(self._channels[addresses.frames])
@@ -116,7 +128,8 @@ class Player:
         measured = Measurements(1 / session.model.frames_per_second, opened_at_s)
         shown: asyncio.Queue[int] = asyncio.Queue()
         keys = asyncio.create_task(self._press(session, driver, measured))
-        watch = self._frames.Watch(self._say(session, picture_format, shown))
+        token = bearer(session.token)
+        watch = self._frames.Watch(self._say(session, picture_format, shown), metadata=token)
         ends_at_s = float("inf")
         try:
             async for response in watch:
@@ -137,7 +150,7 @@ class Player:
             watch.cancel()
             keys.cancel()
             await asyncio.gather(keys, return_exceptions=True)
-            await self._sessions.Close(CloseRequest(session_id=session.session_id))
+            await self._sessions.Close(CloseRequest(session_id=session.session_id), metadata=token)
         return measured.report()
 
     async def close(self) -> None:
@@ -150,7 +163,12 @@ class Player:
         deadline_s = time.monotonic() + OPEN_DEADLINE_S
         while True:
             try:
-                return await self._sessions.Open(wanted, wait_for_ready=True, timeout=OPEN_DEADLINE_S)
+                return await self._sessions.Open(
+                    wanted,
+                    wait_for_ready=True,
+                    timeout=OPEN_DEADLINE_S,
+                    metadata=bearer(self._api_key),
+                )
             except grpc.aio.AioRpcError as refusal:
                 if refusal.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline_s:
                     raise
@@ -164,7 +182,7 @@ class Player:
                 measured.control(seq, time.monotonic())
                 yield ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=down))
 
-        async for receipt in self._control.Send(events()):
+        async for receipt in self._control.Send(events(), metadata=bearer(session.token)):
             outcome = receipt.WhichOneof("outcome")
             measured.controls_accepted += outcome == "accepted"
             measured.controls_obeyed += outcome == "obeyed"
@@ -185,7 +203,7 @@ def _advance(progress: "tqdm[Any]") -> None:
 
 
 async def _play(options: argparse.Namespace) -> Report:
-    player = Player(Addresses(options.sessions, options.control, options.frames))
+    player = Player(chosen_addresses(options))
     movie = movie_at(options.save) if options.save else None
     driver: Driver = Eyes() if options.script == "eyes" else Script.load(options.script)
     wanted = OpenRequest(model=options.model, seed=options.seed, prompt=options.prompt)
@@ -231,6 +249,9 @@ def main() -> int:
     options = parser.parse_args()
     try:
         report = asyncio.run(_play(options))
+    except BadSetting as refusal:
+        print(refusal.message, file=sys.stderr)
+        return 2
     except grpc.aio.AioRpcError as refusal:
         print(f"refused: {refusal.code().name}: {refusal.details()}", file=sys.stderr)
         return 2

@@ -39,7 +39,10 @@ async def _serve(settings: Settings, opens_browser: bool) -> None:
     """Ends only by a ServiceError, when the world can no longer be played."""
     async with running(settings) as addresses:
         print(f"\n  A world is awake. Drive it with the arrow keys:\n\n    page   {addresses.page}")
-        print(f"    gRPC   {addresses.grpc}\n\n  Ctrl-C stops it.\n", flush=True)
+        print(f"    gRPC   {addresses.grpc}")
+        if addresses.admin:
+            print(f"    admin  {addresses.admin}")
+        print("\n  Ctrl-C stops it.\n", flush=True)
         if opens_browser and _has_screen():
             webbrowser.open(addresses.page)
         await addresses.until_broken()
@@ -93,6 +96,8 @@ def main() -> int:
         redis_url=options.redis_url,
         replicas=options.replicas if options.ray else 0,
         shards=options.shards,
+        admin_port=options.admin_port,
+        api_key_file=options.api_key_file,
     )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
@@ -138,6 +143,12 @@ def _options() -> argparse.Namespace:
         "--shards", type=_number(int, 1, 64), default=1, help="with --ray: ranks that share every latent"
     )
     parser.add_argument("--replicas", type=_number(int, 1, 64), default=1, help="with --ray: engines")
+    parser.add_argument(
+        "--admin-port", type=port, help="where tenants are administered, on this machine only (default: none)"
+    )
+    parser.add_argument(
+        "--api-key-file", default="", help="with tenants: the key the page plays with (default: AAPT_API_KEY)"
+    )
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     parser.add_argument(
         "--check", type=_number(float, 1, 3600), metavar="SECONDS", help="play by itself, measure, and say so"

@@ -57,6 +57,8 @@ class Settings:
     redis_url: str = ""  # empty: an embedded Valkey
     replicas: int = 0  # of the engine on Ray; 0: one engine, in this process
     shards: int = 1  # ranks of each replica on Ray
+    admin_port: int | None = None  # where tenants are administered; None: nowhere
+    api_key_file: str = ""  # with tenants: the key that the page plays with; empty: AAPT_API_KEY
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Addresses:
 
     grpc: str
     page: str
+    admin: str
     until_broken: Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -110,8 +113,16 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         slots=settings.slots,
         checkpoint=str(settings.checkpoint.absolute()),
     )
+    admin_port = settings.admin_port
+    sessions = SessionService(
+        SessionsSettings(
+            address=address,
+            redis_url=settings.redis_url,
+            admin_address="" if admin_port is None else _address("127.0.0.1", admin_port),
+        )
+    )
     services: list[Service] = [
-        SessionService(SessionsSettings(address=address, redis_url=settings.redis_url)),
+        sessions,
         ControlService(ControlSettings(address=address, sessions_address=address)),
         DecoderService(
             model.vae,
@@ -133,6 +144,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
             sessions_address=address,
             control_address=address,
             frames_address=address,
+            api_key_file=settings.api_key_file,
         )
     )
     if settings.metrics_port:
@@ -147,7 +159,8 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         async def until_broken() -> None:
             await (asyncio.Event().wait() if deployment is None else until_ended(deployment))
 
-        yield Addresses(address, f"http://{web.page_address}", until_broken)
+        page = f"http://{web.page_address}"
+        yield Addresses(address, page, sessions.admin_address, until_broken)
 
 
 async def _start(

@@ -13,6 +13,7 @@ from aiohttp import WSCloseCode, web
 
 from services import telemetry
 from services.app import open_channel
+from services.credentials import from_file_or_environment
 from services.errors import PortTaken
 from services.web.player import PagePlayer
 
@@ -31,6 +32,9 @@ class Settings:
     sessions_address: str = "127.0.0.1:50052"
     control_address: str = "127.0.0.1:50051"
     frames_address: str = "127.0.0.1:50054"
+    api_key_file: str = (
+        ""  # its first line is the tenant's key that every page plays with; empty: AAPT_API_KEY
+    )
 
 
 class WebService:
@@ -40,6 +44,7 @@ class WebService:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._api_key = from_file_or_environment(settings.api_key_file)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._runner: web.AppRunner | None = None
         self._players: set[PagePlayer] = set()
@@ -97,6 +102,7 @@ class WebService:
             sessions=self._channels[wanted.sessions_address],
             control=self._channels[wanted.control_address],
             frames=self._channels[wanted.frames_address],
+            api_key=self._api_key,
         )
         self._players.add(player)
         try:
