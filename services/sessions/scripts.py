@@ -29,16 +29,13 @@ from services.errors import (
     UnknownSession,
 )
 
-
 _TAG = "{livevideo}"
 MODELS = f"{_TAG}:models"
 
 
 def placing_keys(model: str) -> list[str]:
     """Keys 1 to 5 of each script that places."""
-    return [
-        f"{_TAG}:model:{model}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")
-    ]
+    return [f"{_TAG}:model:{model}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")]
 
 
 def model_key(model: str) -> str:
@@ -66,6 +63,12 @@ def refusal(status: str, about: str) -> ServiceError:
             return NoEngine(f"{about} finds no live engine; try again soon", retry_after_s=2.0)
     raise ValueError(f"a script answered {status!r}, which no refusal is made for; add it here")
 
+
+# KEYS models. Writes, so that a Redis that only reads says so.
+CHECK = """
+redis.call('ZREM', KEYS[1], '')
+return {'ok'}
+"""
 
 # In front of each script that places. A seat that was not renewed is given up before anything is decided.
 _SEATS = """

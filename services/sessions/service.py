@@ -6,7 +6,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -33,6 +33,7 @@ from services import telemetry
 from services.app import Context, until_one_ends
 from services.errors import BadRequest, PeerUnavailable, ServiceError, SessionClosed, StoreUnavailable
 from services.sessions import admission
+from services.sessions.connection import RedisAccess
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.store import SessionStore, StoreLimits
 
@@ -45,7 +46,10 @@ class Settings:
 
     address: str = "127.0.0.1:50052"  # where it listens, host:port
     metrics_port: int = 0  # where Prometheus reads, on the same host; 0: nowhere
-    redis_url: str = ""  # redis://, rediss:// or unix://; empty: a Valkey of its own, which keeps nothing
+    # redis://, unix://, redis+sentinel:// or redis+cluster://, with rediss for TLS; empty: a Valkey of its
+    # own, which keeps nothing
+    redis_url: str = field(default="", repr=False)
+    redis: RedisAccess = field(default_factory=RedisAccess)
     outage_s: float = 10.0  # an engine's Follow outlives a silence of Redis this long
     pushes_per_session: int = 8  # most Push calls of one session here; each holds a connection to Redis
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
@@ -83,7 +87,12 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             url = await self._embedded.start()
             self._keeping = asyncio.create_task(self._embedded.keep_running())
         # Seats are renewed between reads, so a read must end well before a seat lapses.
-        self._opened_store = SessionStore(url, self._limits, block_s=min(1.0, self._limits.live_seat_s / 3))
+        self._opened_store = SessionStore(
+            url,
+            self._limits,
+            block_s=min(1.0, self._limits.live_seat_s / 3),
+            access=self._settings.redis,
+        )
 
     async def stop(self) -> None:
         self._stopping.set()
