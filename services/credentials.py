@@ -4,10 +4,11 @@ They travel as metadata, `authorization: Bearer SECRET`. *sessions* alone judges
 """
 
 import os
-from pathlib import Path
+import re
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from services.errors import BadSetting, Unauthenticated
+from services.files import secret_in
 
 if TYPE_CHECKING:
     import grpc
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
 API_KEY = "AAPT_API_KEY"
 MAX_SECRET_BYTES = 512
+_SECRET = re.compile(r"[!-~]{1,400}")
+_SECRET = re.compile(r"[!-~]{1,400}")
 _HEADER, _SCHEME = "authorization", "Bearer "
 
 
@@ -44,13 +47,10 @@ def presented(context: "grpc.aio.ServicerContext[Any, Any]") -> str:
 
 
 def from_file_or_environment(file: str, variable: str = API_KEY) -> str:
-    """The first line of `file`, else the variable; empty where there is neither. Raises BadSetting."""
-    if not file:
-        return os.environ.get(variable, "").strip()
-    try:
-        lines = Path(file).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadSetting(f"the key's file {file} cannot be read: {type(error).__name__}") from error
-    if not lines or not lines[0].strip():
-        raise BadSetting(f"the key's file {file} is empty; put the key into its first line")
-    return lines[0].strip()
+    """What is in `file`, else in the variable; empty where there is neither. Raises BadSetting, which never
+    repeats it."""
+    secret = secret_in(file) if file else os.environ.get(variable, "").strip()
+    if (file or secret) and not _SECRET.fullmatch(secret):
+        where = f"the file {file}" if file else variable
+        raise BadSetting(f"{where} holds no key; put the key there alone, one line without spaces")
+    return secret

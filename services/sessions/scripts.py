@@ -49,6 +49,12 @@ def keys(session_id: str) -> list[str]:
     return [*placing_keys(model_of(session_id)), *parts]
 
 
+# KEYS models. Writes, so that a Redis that only reads says so.
+CHECK = """
+redis.call('ZREM', KEYS[1], '')
+return {'ok'}
+"""
+
 # In front of each script that places. A seat that was not renewed is given up before anything is decided.
 _SEATS = """
 local replicas, details, seats, seat_of, taken, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]

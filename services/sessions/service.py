@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -41,6 +41,7 @@ from services.errors import (
 from services.sessions import admission
 from services.sessions.access import Access
 from services.sessions.admin import AdminService
+from services.sessions.connection import RedisAccess
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.meter import Meter
 from services.sessions.push import Push
@@ -57,7 +58,10 @@ class Settings:
 
     address: str = "127.0.0.1:50052"  # where it listens, host:port
     metrics_port: int = 0  # where Prometheus reads, on the same host; 0: nowhere
-    redis_url: str = ""  # redis://, rediss:// or unix://; empty: a Valkey of its own, which keeps nothing
+    # redis://, unix://, redis+sentinel:// or redis+cluster://, with rediss for TLS; empty: a Valkey of its
+    # own, which keeps nothing
+    redis_url: str = field(default="", repr=False)
+    redis: RedisAccess = field(default_factory=RedisAccess)
     outage_s: float = 10.0  # an engine's Follow outlives a silence of Redis this long
     # Most calls of one session here that hold a connection to Redis: Push, and Notices.
     pushes_per_session: int = 8
@@ -66,7 +70,7 @@ class Settings:
     lease_s: float = 30.0  # a session that nobody plays any more counts as one of its tenant's this long
     notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
     admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
-    admin_key_file: str = ""  # its first line is asked of whoever administers; needed beyond this machine
+    admin_key_file: str = ""  # what is in it is asked of whoever administers; needed beyond this machine
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
@@ -107,7 +111,12 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             url = await self._embedded.start()
             self._keeping = asyncio.create_task(self._embedded.keep_running())
         # Seats are renewed between reads, so a read must end well before a seat lapses.
-        self._opened_store = SessionStore(url, self._limits, block_s=min(1.0, self._limits.live_seat_s / 3))
+        self._opened_store = SessionStore(
+            url,
+            self._limits,
+            block_s=min(1.0, self._limits.live_seat_s / 3),
+            access=self._settings.redis,
+        )
         self._tenants = TenantStore(self._opened_store)
         self._access = Access(self._tenants)
         if self._settings.admin_address:

@@ -1,21 +1,14 @@
 """SessionStore: the only door to Redis. Every change of state is one script of `scripts`."""
 
-import asyncio
 import resource
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from redis import exceptions as redis_errors
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
-from services.errors import StoreUnavailable
 from services.sessions import queue, refusals, scripts, tenancy
+from services.sessions.connection import Connection, RedisAccess, asking
 from services.sessions.keys import checked, hashed, new_session_id, new_token
 from services.sessions.tenancy import Entrant
 
@@ -52,18 +45,33 @@ class SessionStore:
     Each method raises StoreUnavailable when Redis does not answer within `command_s`; the next tries again.
     """
 
-    def __init__(self, url: str, limits: StoreLimits | None = None, *, block_s: float = 1.0) -> None:
-        """`block_s`: `read_controls` and `read_receipts` return with nothing after this long."""
+    def __init__(
+        self,
+        url: str,
+        limits: StoreLimits | None = None,
+        *,
+        block_s: float = 1.0,
+        access: RedisAccess | None = None,
+    ) -> None:
+        """`block_s`: `read_controls` and `read_receipts` return with nothing after this long.
+
+        Raises BadSetting for a URL that is none.
+        """
         self.limits = limits or StoreLimits()
         self._url = url
+        self._access = access or RedisAccess()
         self._block_ms = round(block_s * 1000)
-        self._redis = self._connect(self.limits.command_s)
+        self._commands = self._connect(self.limits.command_s)
         # A read that blocks is no failure until Redis has been silent for longer than it was told to block.
         self._readers = self._connect(self.limits.command_s + block_s)
 
     async def close(self) -> None:
-        await self._redis.aclose()
-        await self._readers.aclose()
+        await self._commands.close()
+        await self._readers.close()
+
+    async def check(self) -> None:
+        """Raises StoreUnavailable where Redis does not answer, or does not let us do what is needed."""
+        await self.script(scripts.CHECK, [scripts.MODELS], [])
 
     async def announce(self, request: AnnounceRequest) -> None:
         """Renews a replica's lease and says what room it has."""
@@ -84,9 +92,12 @@ class SessionStore:
 
     async def models(self) -> tuple[dict[str, Model], set[str]]:
         """The models that live replicas announce, by name; and the names of all that are known."""
-        with _asking(self._url):
-            known = {_text(name) for name in await self._redis.zrange(scripts.MODELS, 0, -1)}
-            announced = await self._redis.mget([scripts.model_key(name) for name in known]) if known else []
+        with asking(self._url):
+            names: list[Any] = await self._commands.redis.zrange(scripts.MODELS, 0, -1)
+            known = {_text(name) for name in names}
+            announced = (
+                await self._commands.redis.mget([scripts.model_key(name) for name in known]) if known else []
+            )
         models = [Model.FromString(cast(bytes, model)) for model in announced if model]
         return {model.name: model for model in models}, known
 
@@ -212,8 +223,8 @@ class SessionStore:
 
     async def read(self, stream: str, after: bytes) -> tuple[bytes, list[dict[bytes, bytes]]]:
         """Entries of a stream after one of them, as soon as there are any, and the last of them."""
-        with _asking(self._url):
-            found: Any = await self._readers.xread({stream: after}, count=256, block=self._block_ms)
+        with asking(self._url):
+            found: Any = await self._readers.redis.xread({stream: after}, count=256, block=self._block_ms)
         entries = found[0][1] if found else []
         return (entries[-1][0] if entries else after), [fields for _, fields in entries]
 
@@ -230,45 +241,21 @@ class SessionStore:
     async def script(
         self, script: str, keys: list[str], arguments: list[Any], *, about: str = ""
     ) -> list[Any]:
-        with _asking(self._url):
-            answer: list[Any] = await self._redis.register_script(script)(keys, arguments)
+        with asking(self._url):
+            answer: list[Any] = await self._commands.redis.register_script(script)(keys, arguments)
         status, *found = answer
         if status not in (b"ok", b"old_seq"):
             raise refusals.refusal(status.decode(), about, found)
         return found
 
-    def _connect(self, answer_s: float) -> Redis:
-        return Redis.from_url(
+    def _connect(self, answer_s: float) -> Connection:
+        return Connection(
             self._url,
-            socket_timeout=answer_s,
-            socket_connect_timeout=self.limits.command_s,
-            max_connections=_affordable(self.limits.connections),
-            # A control that was stored but not answered would be refused as old if it were sent again.
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
+            self._access,
+            answer_s=answer_s,
+            connect_s=self.limits.command_s,
+            connections=_affordable(self.limits.connections),
         )
-
-
-@contextmanager
-def _asking(url: str) -> Iterator[None]:
-    """Around every use of Redis: its failures become StoreUnavailable, and no cancellation is lost."""
-    task = asyncio.current_task()
-    cancelled_before = task.cancelling() if task else 0
-    try:
-        yield
-    except (
-        redis_errors.ConnectionError,
-        redis_errors.TimeoutError,
-        redis_errors.ReadOnlyError,
-        redis_errors.OutOfMemoryError,
-        OSError,
-    ) as error:
-        where = url.rpartition("@")[2]  # never the password
-        raise StoreUnavailable(f"Redis at {where} does not serve: {error}", retry_after_s=1.0) from error
-    # redis-py 8.1 swallows some cancellations that come while it opens a connection; a stream that loops over
-    # reads would then run for ever.
-    if task and task.cancelling() > cancelled_before:
-        raise asyncio.CancelledError
 
 
 def _session(record: bytes, state: bytes, epoch: bytes, replica: bytes, address: bytes) -> Session:

@@ -33,7 +33,7 @@ class Settings:
     control_address: str = "127.0.0.1:50051"
     frames_address: str = "127.0.0.1:50054"
     api_key_file: str = (
-        ""  # its first line is the tenant's key that every page plays with; empty: AAPT_API_KEY
+        ""  # of the tenant's key that every page plays with; empty: AAPT_API_KEY
     )
 
 
