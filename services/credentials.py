@@ -17,7 +17,6 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 API_KEY = "AAPT_API_KEY"
 MAX_SECRET_BYTES = 512
 _SECRET = re.compile(r"[!-~]{1,400}")
-_SECRET = re.compile(r"[!-~]{1,400}")
 _HEADER, _SCHEME = "authorization", "Bearer "
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -35,12 +36,11 @@ def packed(
 
 def facts_in(received: bytes) -> dict[str, str]:
     """The facts that `packed` was given; none where something else was sent."""
-    try:
-        status = Status.FromString(received)
-    except ValueError:  # what protobuf raises is one
-        return {}
     told = ErrorInfo()
-    for detail in status.details:
-        if detail.Unpack(told) and told.domain == DOMAIN:
-            return {key: value for key, value in told.metadata.items() if key != "retryable"}
+    try:
+        for detail in Status.FromString(received).details:
+            if detail.Unpack(told) and told.domain == DOMAIN:
+                return {key: value for key, value in told.metadata.items() if key != "retryable"}
+    except DecodeError:
+        return {}
     return {}

@@ -32,9 +32,7 @@ class Settings:
     sessions_address: str = "127.0.0.1:50052"
     control_address: str = "127.0.0.1:50051"
     frames_address: str = "127.0.0.1:50054"
-    api_key_file: str = (
-        ""  # of the tenant's key that every page plays with; empty: AAPT_API_KEY
-    )
+    api_key_file: str = ""  # of the tenant's key that every page plays with; empty: AAPT_API_KEY
 
 
 class WebService:

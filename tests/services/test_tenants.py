@@ -327,17 +327,17 @@ async def test_the_admin_service_asks_for_its_key_and_is_not_opened_to_others_wi
         await serve(
             sessions.SessionService(sessions.Settings(redis_url=valkey_url, admin_address="0.0.0.0:0"))
         )
-    (tmp_path / "key").write_text("open sesame\n")
+    (tmp_path / "key").write_text("open-sesame\n")
     settings = sessions.Settings(
         redis_url=valkey_url, admin_address="0.0.0.0:0", admin_key_file=str(tmp_path / "key")
     )
     service = sessions.SessionService(settings)
     await serve(service)
     stub = AdminServiceStub(dial("127.0.0.1:" + service.admin_address.rpartition(":")[2]))
-    for sent in ((), bearer("open sesam")):
+    for sent in ((), bearer("open-sesam")):
         call = stub.ListTenants(ListTenantsRequest(), metadata=sent)
         assert isinstance(await refused(call), errors.Unauthenticated)
-    await stub.ListTenants(ListTenantsRequest(), metadata=bearer("open sesame"))
+    await stub.ListTenants(ListTenantsRequest(), metadata=bearer("open-sesame"))
 
 
 async def test_no_secret_is_logged_stored_or_repeated_in_a_refusal(
