@@ -21,7 +21,7 @@ end
 
 -- Each of a tenant's has its turn 1 / priority after the one before; the earliest turn is next.
 local function enqueue(id, name, priority)
-  if redis.call('ZCARD', queue) == 0 then redis.call('HSET', pace, 'virtual', 0, 'last_ms', now_ms) end
+  if redis.call('ZCARD', queue) == 0 then redis.call('HDEL', pace, 'virtual', 'last_ms') end
   local turn, others = number(pace, 'virtual'), redis.call('HGETALL', waiting)
   for i = 1, #others, 2 do
     if others[i + 1] == name then turn = math.max(turn, tonumber(redis.call('ZSCORE', queue, others[i]))) end
@@ -33,17 +33,20 @@ end
 local function expected_ms(position)
   local mean_ms = number(pace, 'mean_ms')
   if mean_ms == 0 then return 0 end
-  return math.max(1, math.floor(mean_ms * position - (now_ms - number(pace, 'last_ms'))))
+  local since_ms = redis.call('HGET', pace, 'last_ms') or now_ms
+  return math.max(1, math.floor(mean_ms * position - (now_ms - tonumber(since_ms))))
 end
 
 local function seated(id)
   local turn = redis.call('ZSCORE', queue, id)
   if not turn then return end
   quit(id)
-  local took_ms, mean_ms = now_ms - number(pace, 'last_ms'), number(pace, 'mean_ms')
+  redis.call('HSET', pace, 'virtual', math.max(number(pace, 'virtual'), tonumber(turn)))
+  local since_ms, mean_ms = redis.call('HGET', pace, 'last_ms'), number(pace, 'mean_ms')
+  if not since_ms then return end
+  local took_ms = now_ms - tonumber(since_ms)
   if mean_ms > 0 then took_ms = 0.8 * mean_ms + 0.2 * took_ms end
-  redis.call('HSET', pace, 'virtual', math.max(number(pace, 'virtual'), tonumber(turn)), 'last_ms', now_ms,
-    'mean_ms', math.max(1, math.floor(took_ms)))
+  redis.call('HSET', pace, 'last_ms', now_ms, 'mean_ms', math.max(1, math.floor(took_ms)))
 end
 
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', alive, '-inf', now_ms)) do quit(gone) end
@@ -133,6 +136,7 @@ end
 local free = free_seats()
 if free > redis.call('ZRANK', queue, id) then return {'ok', 0, 0} end
 if key_id ~= '' and not has_given_notice() then give_notice() end
+redis.call('HSETNX', pace, 'last_ms', now_ms)
 local position = redis.call('ZRANK', queue, id) + 1
 return {'ok', position, expected_ms(position)}
 """

@@ -14,7 +14,7 @@ Keys of a model:
     waiting    hash  the same -> its tenant
     alive      zset  the same -> until when it waits if nothing is heard, ms
     pace       hash  virtual (the turn of whoever was seated last), mean_ms (between two seats given out while
-                     somebody waited), last_ms (when the last one was)
+                     somebody was kept waiting), last_ms (when the last one was, or the waiting began)
 """
 
 from dataclasses import dataclass, field

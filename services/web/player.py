@@ -56,22 +56,7 @@ class PagePlayer:
         """Until the page closes, or the session ends; why it ended is told to the page."""
         try:
             picture_format = await self._wanted_format()
-            session = await self._opened()
-            if session is None:
-                return
-            credentials = bearer(session.token)
-            try:
-                await self._tell("world", **_world(session, picture_format))
-                await until_one_ends(
-                    self._listen(),
-                    self._watch(session, picture_format, credentials),
-                    self._steering.run(session.session_id, credentials),
-                    self._bring_notices(session.session_id, credentials),
-                )
-            finally:
-                closing = CloseRequest(session_id=session.session_id)
-                with suppress(grpc.aio.AioRpcError):
-                    await self._sessions.Close(closing, timeout=OPEN_S, metadata=credentials)
+            await until_one_ends(self._listen(), self._dream(picture_format))
         except ConnectionError:
             pass  # the page is gone; there is nobody to tell
         except Exception as error:
@@ -80,24 +65,29 @@ class PagePlayer:
         finally:
             await self.socket.close()
 
-    async def _opened(self) -> Session | None:
-        """A session, once it is the page's turn; None for a page that closes before."""
-        opened: list[Session] = []
+    async def _dream(self, picture_format: str) -> None:
+        session = await self._opened()
+        credentials = bearer(session.token)
+        try:
+            await self._tell("world", **_world(session, picture_format))
+            await until_one_ends(
+                self._watch(session, picture_format, credentials),
+                self._steering.run(session.session_id, credentials),
+                self._bring_notices(session.session_id, credentials),
+            )
+        finally:
+            closing = CloseRequest(session_id=session.session_id)
+            with suppress(grpc.aio.AioRpcError):
+                await self._sessions.Close(closing, timeout=OPEN_S, metadata=credentials)
 
-        async def wait() -> None:
-            async for said in self._sessions.Wait(OpenRequest(), metadata=bearer(self._api_key)):
-                if said.HasField("session"):
-                    opened.append(said.session)
-                    return
-                place = said.place
-                await self._tell("place", position=place.position, expected_wait_s=place.expected_wait_s)
-
-        async def until_closed() -> None:
-            async for message in self.socket:
-                raise BadRequest("message", f"{message.type.name} came before there was a world to take it")
-
-        await until_one_ends(wait(), until_closed())
-        return opened[0] if opened else None
+    async def _opened(self) -> Session:
+        """A session, once it is the page's turn; until then the page hears its place."""
+        async for said in self._sessions.Wait(OpenRequest(), metadata=bearer(self._api_key)):
+            if said.HasField("session"):
+                return said.session
+            place = said.place
+            await self._tell("place", position=place.position, expected_wait_s=place.expected_wait_s)
+        raise PeerUnavailable("the queue has ended without a seat; try again", retry_after_s=RETRY_S)
 
     async def _bring_notices(self, session_id: str, credentials: Metadata) -> None:
         """Until the session ends. Raises the refusal that says why."""
