@@ -97,7 +97,7 @@ class EngineReplica:
         self._host = app.Host(
             self._service,
             address=f"{settings.listen_host}:0",
-            max_message_bytes=app.MAX_WINDOW_BYTES,
+            tls=engine.tls,
             trouble=self._service.trouble,
             readiness=readiness,
         )

@@ -33,11 +33,15 @@ from services import telemetry
 from services.app import Context, until_one_ends
 from services.errors import BadRequest, PeerUnavailable, ServiceError, SessionClosed, StoreUnavailable
 from services.sessions import admission
-from services.sessions.connection import RedisAccess
+from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.store import SessionStore, StoreLimits
+from services.settings import check
+from services.tls import Tls
 
 log = telemetry.logger("sessions")
+
+_LOOK_PERIOD_S = 1.0  # at Redis, which may be gone while nobody asks
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Settings:
     """From the environment; the variable is the field's name in capitals."""
 
     address: str = "127.0.0.1:50052"  # where it listens, host:port
+    internal_address: str = "127.0.0.1:50062"  # for our own services, host:port; may be `address` itself
     metrics_port: int = 0  # where Prometheus reads, on the same host; 0: nowhere
     # redis://, unix://, redis+sentinel:// or redis+cluster://, with rediss for TLS; empty: a Valkey of its
     # own, which keeps nothing
@@ -53,9 +58,15 @@ class Settings:
     outage_s: float = 10.0  # an engine's Follow outlives a silence of Redis this long
     pushes_per_session: int = 8  # most Push calls of one session here; each holds a connection to Redis
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
+    tls: Tls = field(default_factory=Tls)
+
+    def __post_init__(self) -> None:
+        check(self, pushes_per_session=1)
+        if self.redis_url:
+            check_url(self.redis_url)
 
 
-class SessionService(session_pb2_grpc.SessionServiceServicer):
+class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.SeatServiceServicer):
     """Any number of instances may share one Redis; none keeps anything that another would need."""
 
     name = "sessions"
@@ -69,6 +80,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._streams: set[asyncio.Task[Any]] = set()
         self._pushes: Counter[str] = Counter()
         self._stopping = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self._trouble: str | None = None
 
     @property
     def _store(self) -> SessionStore:
@@ -79,6 +92,10 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
         session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
         return [session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name]
+
+    def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
+        session_pb2_grpc.add_SeatServiceServicer_to_server(self, server)
+        return [session_pb2.DESCRIPTOR.services_by_name["SeatService"].full_name]
 
     async def start(self) -> None:
         url = self._settings.redis_url
@@ -93,9 +110,17 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             block_s=min(1.0, self._limits.live_seat_s / 3),
             access=self._settings.redis,
         )
+        self._looking = asyncio.create_task(self._look_after_redis(self._opened_store))
+
+    def trouble(self) -> str | None:
+        """Why no session can be opened, where that is so."""
+        return self._trouble
 
     async def stop(self) -> None:
         self._stopping.set()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         if self._streams:
             await asyncio.wait(self._streams, timeout=2.0)
         if self._opened_store is not None:
@@ -105,6 +130,15 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             await asyncio.wait([self._keeping])
         if self._embedded is not None:
             await self._embedded.stop()
+
+    async def _look_after_redis(self, store: SessionStore) -> None:
+        while True:
+            try:
+                await store.check()
+                self._trouble = None
+            except ServiceError as error:
+                self._trouble = error.message
+            await asyncio.sleep(_LOOK_PERIOD_S)
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
         model = admission.chosen_model(request.model, *await self._store.models())
@@ -171,11 +205,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         if first is None or not first.HasField("seat"):
             raise BadRequest("seat", "is missing; the first message says which session and epoch")
         seat = first.seat
-        session = (await self._store.attach(seat.session_id)).session
         await self._store.renew(seat.session_id, seat.epoch)
-        live = telemetry.SESSIONS_LIVE.labels(session.tenant, session.model.name)
         with self._streaming():
-            live.inc()
             try:
                 await until_one_ends(
                     self._bring_controls(seat, context),
@@ -185,7 +216,6 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             except SessionClosed:
                 return
             finally:
-                live.dec()
                 # An engine that is still there will follow through another instance, and keeps its seat.
                 if not self._stopping.is_set():
                     await self._release(seat)
