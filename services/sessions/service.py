@@ -41,6 +41,7 @@ from services.tls import Tls
 
 log = telemetry.logger("sessions")
 
+_RETRY_S = 0.1  # between two attempts to reach Redis, while a Follow waits for it
 _LOOK_PERIOD_S = 1.0  # at Redis, which may be gone while nobody asks
 
 
@@ -55,7 +56,7 @@ class Settings:
     # own, which keeps nothing
     redis_url: str = field(default="", repr=False)
     redis: RedisAccess = field(default_factory=RedisAccess)
-    outage_s: float = 10.0  # an engine's Follow outlives a silence of Redis this long
+    outage_s: float = 90.0  # an engine's Follow, and what it obeyed, outlive a silence of Redis this long
     pushes_per_session: int = 8  # most Push calls of one session here; each holds a connection to Redis
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
     tls: Tls = field(default_factory=Tls)
@@ -235,7 +236,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
                 if loop.time() - heard_at_s > self._settings.outage_s:
                     raise
                 log.warning("redis missed", session=seat.session_id, error=error.message)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(_RETRY_S)
                 continue
             for control in controls:
                 await context.write(control)
@@ -245,10 +246,12 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         async for request in requests:
             if not request.HasField("obeyed"):
                 raise BadRequest("said", "must be `obeyed` after the first message")
-            try:
-                await self._store.obeyed(seat.session_id, seat.epoch, request.obeyed)
-            except StoreUnavailable as error:
-                log.warning("receipt lost", session=seat.session_id, error=error.message)
+            while True:
+                try:
+                    await self._store.obeyed(seat.session_id, seat.epoch, request.obeyed)
+                    break
+                except StoreUnavailable:  # who brings the controls knows when it has lasted too long
+                    await asyncio.sleep(_RETRY_S)
 
     async def _release(self, seat: Seat) -> None:
         try:
