@@ -191,6 +191,13 @@ class PeerUnavailable(ServiceError):
     reason = "peer_unavailable"
 
 
+class CallerNotAllowed(ServiceError):
+    """The caller's certificate names nobody who may call this port."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "caller_not_allowed"
+
+
 class Superseded(ServiceError):
     """A newer epoch has claimed the session; whoever holds the older one must let go."""
 

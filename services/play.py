@@ -17,7 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning th
 import uvloop
 
 from services import app, telemetry
-from services.errors import ServiceError
+from services.errors import BadSetting, ServiceError
+from services.sessions.connection import RedisAccess, check_url
+from services.settings import settings_from_env
+from services.tls import Tls
 from services.together import CHECKPOINTS, Settings, running
 
 FAST_ENOUGH_LATE_RATIO = 0.01
@@ -83,22 +86,12 @@ def played_in_real_time(report: dict[str, Any], frames_per_second: float = 24.0)
 
 def main() -> int:
     options = _options()
-    telemetry.start_logging(options.log_level)
-    chosen = options.checkpoint or CHECKPOINTS / options.preset
-    settings = Settings(
-        checkpoint=chosen,
-        host=options.host,
-        grpc_port=0 if options.check else options.grpc_port,
-        web_port=0 if options.check else options.web_port,
-        metrics_port=options.metrics_port,
-        frames_per_second=options.frames_per_second,
-        slots=options.slots,
-        redis_url=options.redis_url,
-        replicas=options.replicas if options.ray else 0,
-        shards=options.shards,
-        admin_port=options.admin_port,
-        api_key_file=options.api_key_file,
-    )
+    telemetry.start_logging(options.log_level, service="play")
+    try:
+        settings = _settings(options)
+    except ServiceError as refusal:
+        print(f"cannot play: {refusal}", file=sys.stderr)
+        return 2
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             if not options.check:
@@ -113,6 +106,27 @@ def main() -> int:
         print("fast enough: it played in real time" if is_fast_enough else "too slow to play in real time")
     print(json.dumps(report))
     return 0 if is_fast_enough else 1
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """What is secret comes from the environment, never from flags. Raises BadSetting."""
+    chosen = options.checkpoint or CHECKPOINTS / options.preset
+    return Settings(
+        checkpoint=chosen,
+        host=options.host,
+        grpc_port=0 if options.check else options.grpc_port,
+        web_port=0 if options.check else options.web_port,
+        metrics_port=options.metrics_port,
+        frames_per_second=options.frames_per_second,
+        slots=options.slots,
+        redis_url=options.redis_url or os.environ.get("REDIS_URL", ""),
+        redis=settings_from_env(RedisAccess),
+        tls=settings_from_env(Tls),
+        replicas=options.replicas if options.ray else 0,
+        shards=options.shards,
+        admin_port=options.admin_port,
+        api_key_file=options.api_key_file,
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -136,7 +150,10 @@ def _options() -> argparse.Namespace:
         "--slots", type=_number(int, 1, 64), default=4, help="sessions at once, if the machine is fast enough"
     )
     parser.add_argument(
-        "--redis-url", type=_redis_url, default="", help="an external Redis or Valkey (default: embedded)"
+        "--redis-url",
+        type=_redis_url,
+        default="",
+        help="an external Redis or Valkey (default: the variable REDIS_URL, or embedded)",
     )
     parser.add_argument("--ray", action="store_true", help="run the engine as a deployment on Ray Serve")
     parser.add_argument(
@@ -179,8 +196,16 @@ def _number(kind: Callable[[str], float], least: float, most: float) -> Callable
 
 
 def _redis_url(text: str) -> str:
-    if text and text.partition("://")[0] not in ("redis", "rediss", "unix"):
-        raise argparse.ArgumentTypeError("is no URL of a Redis; begin it with redis://, rediss:// or unix://")
+    if "@" in text:
+        raise argparse.ArgumentTypeError(
+            "holds a user or a password, which everybody sees in the list of processes; set the variable"
+            " REDIS_URL instead"
+        )
+    try:
+        if text:
+            check_url(text)
+    except BadSetting as refusal:
+        raise argparse.ArgumentTypeError(refusal.message) from refusal
     return text
 
 

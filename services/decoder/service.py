@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
@@ -18,6 +18,7 @@ from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
 from services import telemetry
 from services.app import Context, open_channel
+from services.channel import Channel
 from services.credentials import Metadata, carried
 from services.decoder.clock import FrameClock
 from services.decoder.encoders import encoder_for
@@ -25,6 +26,7 @@ from services.decoder.playback import Playback
 from services.decoder.room import Room
 from services.decoder.source import LatentSource
 from services.errors import BadRequest, BadSetting, ServiceStopping, SessionClosed, ViewerGone
+from services.tls import Tls
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
@@ -38,7 +40,7 @@ class Settings:
 
     address: str = "127.0.0.1:50054"  # where it listens
     metrics_port: int = 0  # 0: no metrics
-    sessions_address: str = "127.0.0.1:50052"
+    sessions_address: str = "127.0.0.1:50062"  # internal address of *sessions*, host:port
     checkpoint: str = "checkpoints/road"  # folder; only its codec is read
     device: str = ""  # "cuda:1", "cpu"; empty: the first GPU, or the CPU where there is none
     playout_delay_s: float = 0.03  # frames wait this long, so that a latent may be a little late
@@ -54,6 +56,7 @@ class Settings:
     headroom: float = 0.8  # share of their time that may be spent, or no more viewers are taken
     # What a viewer takes: the codec's tails, the latents that are kept, the frames that wait.
     session_bytes: int = 64 << 20
+    tls: Tls = field(default_factory=Tls)
 
     def __post_init__(self) -> None:
         for name in ("codec_threads", "torch_threads", "latents_in_flight", "past_latents"):
@@ -76,7 +79,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         self._executor = ThreadPoolExecutor(
             settings.codec_threads, "codec", torch.set_num_threads, (settings.torch_threads,)
         )
-        self._channel: grpc.aio.Channel | None = None
+        self._channel: Channel | None = None
         self._playbacks: set[Playback] = set()
         self._room = Room(
             threads=settings.codec_threads, headroom=settings.headroom, session_bytes=settings.session_bytes
@@ -87,7 +90,11 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         return ("livevideo.v1.FrameService",)
 
     async def start(self) -> None:
-        self._channel = open_channel(self._settings.sessions_address)
+        self._channel = open_channel(self._settings.sessions_address, self._settings.tls)
+
+    def trouble(self) -> str | None:
+        """Why nobody can watch, where that is so."""
+        return self._channel.trouble("sessions") if self._channel else None
 
     async def stop(self) -> None:
         for playback in self._playbacks:
@@ -152,6 +159,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             kept=settings.past_latents,
             patience_s=settings.patience_s,
             credentials=credentials,
+            tls=settings.tls,
         )
         return Playback(
             source,
@@ -183,8 +191,10 @@ async def _first(requests: AsyncIterator[WatchRequest], within_s: float) -> Watc
 
 
 async def _take_shown(requests: AsyncIterator[WatchRequest], playback: Playback) -> None:
-    async for request in requests:
-        if request.WhichOneof("said") != "shown":
-            playback.end(BadRequest("shown", "after `start` only `shown` is taken"))
-            return
-        playback.shown(request.shown.frame_index)
+    try:
+        async for request in requests:
+            if request.WhichOneof("said") != "shown":
+                raise BadRequest("shown", "after `start` only `shown` is taken")
+            playback.shown(request.shown.frame_index)
+    except BadRequest as refusal:
+        playback.end(refusal)

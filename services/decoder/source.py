@@ -16,6 +16,7 @@ from services import telemetry
 from services.app import open_channel
 from services.credentials import Metadata
 from services.errors import EngineFull, SeatTaken, SessionClosed, refusal_in
+from services.tls import Tls
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
@@ -41,6 +42,7 @@ class LatentSource:
         limit: int,
         kept: int,
         patience_s: float,
+        tls: Tls | None = None,
         retry_s: float = 0.2,
         credentials: Metadata = (),
     ) -> None:
@@ -51,6 +53,7 @@ class LatentSource:
         self._first: list[Latent] = []  # latents 0 and 1, which no world ever forgets
         self._last: deque[Latent] = deque(maxlen=kept)
         self._patience_s = patience_s
+        self._tls = tls
         self._retry_s = retry_s
         self._credentials = credentials  # the viewer's, to look the session up
         self.next_index = 0
@@ -116,7 +119,7 @@ class LatentSource:
         return session
 
     async def _generate(self, address: str) -> AsyncGenerator[Seated | Latent, None]:
-        async with open_channel(address) as channel:
+        async with open_channel(address, self._tls) as channel:
             ended = asyncio.Event()
             call = EngineServiceStub(channel).Generate(self._requests(ended))
             try:

@@ -16,7 +16,7 @@ from services.engine.residence import Residence
 from services.errors import ServiceError, SessionClosed, Superseded, UnknownSession, from_status
 
 if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+    from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub
 
 log = telemetry.logger("engine")
 
@@ -29,7 +29,7 @@ class ControlFeed:
 
     def __init__(
         self,
-        sessions: "SessionServiceAsyncStub",
+        sessions: "SeatServiceAsyncStub",
         session_id: str,
         epoch: int,
         residence: Residence,

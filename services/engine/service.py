@@ -4,7 +4,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -27,9 +27,10 @@ from services.engine.residence import Residence
 from services.engine.steering import values_per_frame
 from services.engine.world import World
 from services.errors import BadRequest, BadSetting
+from services.tls import Tls
 
 if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+    from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub
 
 log = telemetry.logger("engine")
 
@@ -44,7 +45,7 @@ class Settings:
     address: str = "127.0.0.1:50053"  # where it listens
     advertised_address: str = ""  # where decoders reach it; empty: `address`
     metrics_port: int = 0  # 0: no metrics
-    sessions_address: str = "127.0.0.1:50052"
+    sessions_address: str = "127.0.0.1:50062"  # internal address of *sessions*, host:port
     replica: str = ""  # unique and stable while it lives; empty: a random name
     checkpoint: str = "checkpoints/road"  # folder
     device: str = ""  # "cuda:1", "cpu"; empty: the first GPU, or the CPU where there is none
@@ -59,6 +60,7 @@ class Settings:
     torch_threads: int = 1
     credit_timeout_s: float = 2.0  # a seat without credit is given up after this
     announce_period_s: float = 1.0
+    tls: Tls = field(default_factory=Tls)
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("phases", 1), ("warm_up_steps", 0), ("torch_threads", 1)):
@@ -96,8 +98,12 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._channel: grpc.aio.Channel | None = None
         self._task: asyncio.Task[None] | None = None
         self._failure: str | None = None
+        self._unheard: str | None = None
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        return ()
+
+    def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
         engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
         return ("livevideo.v1.EngineService",)
 
@@ -111,13 +117,13 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
 
     def trouble(self) -> str | None:
         """Why this replica can seat nobody, where that is so."""
-        return self.failure() or self.engine.trouble
+        return self.failure() or self.engine.trouble or self._unheard
 
     async def start(self) -> None:
         self.gpus.start()
         if self._settings.warm_up_steps:
             await self.engine.warm_up(self._settings.warm_up_steps)
-        self._channel = open_channel(self._settings.sessions_address)
+        self._channel = open_channel(self._settings.sessions_address, self._settings.tls)
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -219,13 +225,14 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
                     await self._sessions.Announce(
                         self._announcement(), timeout=self._settings.announce_period_s
                     )
-                    is_heard = True
+                    is_heard, self._unheard = True, None
                 except grpc.aio.AioRpcError as error:
                     if is_heard:
                         log.warning(
                             "announcement not heard", status=error.code().name, details=error.details()
                         )
                     is_heard = False
+                    self._unheard = f"sessions does not hear it: {error.details()}"
             if self.engine.trouble:
                 await self.engine.probe()
             period_s = self._settings.announce_period_s
@@ -251,9 +258,9 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         telemetry.SLOTS_FREE.labels(model).set(self.engine.slots_free)
 
     @property
-    def _sessions(self) -> "SessionServiceAsyncStub":
+    def _sessions(self) -> "SeatServiceAsyncStub":
         assert self._channel is not None, "start() comes before the first call"
-        return session_pb2_grpc.SessionServiceStub(self._channel)
+        return session_pb2_grpc.SeatServiceStub(self._channel)
 
 
 async def _first(requests: AsyncIterator[GenerateRequest]) -> Start:
@@ -267,7 +274,7 @@ async def _first(requests: AsyncIterator[GenerateRequest]) -> Start:
 def _picture(image: bytes) -> Tensor:
     """[h, w, 3] uint8. Raises BadRequest."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with Image.open(io.BytesIO(image), formats=("PNG",)) as opened:
             return torch.from_numpy(np.array(opened.convert("RGB")))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise BadRequest("image", f"it cannot be read as PNG or JPEG: {error}") from error
+        raise BadRequest("image", f"it cannot be read as PNG: {error}") from error

@@ -9,4 +9,9 @@ from services.sessions.service import SessionService, Settings
 if __name__ == "__main__":
     if sys.argv[1:2] == ["tenants"]:
         sys.exit(command.main(sys.argv[2:]))
-    run(Settings, SessionService)
+    run(
+        Settings,
+        SessionService,
+        internal_address=lambda settings: settings.internal_address,
+        trouble=SessionService.trouble,
+    )

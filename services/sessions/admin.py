@@ -42,18 +42,24 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     name = "admin"
 
-    def __init__(self, tenants: TenantStore, address: str, key_file: str) -> None:
-        """Raises BadSetting where a port beyond this machine would be open to all."""
+    def __init__(self, tenants: TenantStore, address: str, key_file: str, *, asks_certificates: bool) -> None:
+        """`asks_certificates`: nobody gets through to it without one of ours.
+
+        Raises BadSetting where a port beyond this machine would be open to all.
+        """
         self._tenants = tenants
         key = from_file_or_environment(key_file, ADMIN_KEY)
         self._key_hash = keys.hashed(key) if key else ""
-        if not key and not _is_loopback(address):
+        if not (key or asks_certificates or _is_loopback(address)):
             raise BadSetting(
-                f"ADMIN_ADDRESS is {address}, which others can reach, and there is no key for it; "
-                f"set ADMIN_KEY_FILE or {ADMIN_KEY}, or listen on 127.0.0.1"
+                f"ADMIN_ADDRESS is {address}, which others can reach, and nothing is asked of them; "
+                f"set ADMIN_KEY_FILE, {ADMIN_KEY} or TLS_CA_FILE, or listen on 127.0.0.1"
             )
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        return ()
+
+    def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
         admin_pb2_grpc.add_AdminServiceServicer_to_server(self, server)
         return [admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name]
 

@@ -33,6 +33,8 @@ from services.app import open_channel
 from services.credentials import Metadata, bearer, from_file_or_environment
 from services.errors import ServiceError, refusal_in
 from services.sessions.admin import ADMIN_KEY
+from services.settings import settings_from_env
+from services.tls import Tls
 
 if TYPE_CHECKING:
     from livevideo.v1.admin_pb2_grpc import AdminServiceAsyncStub
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     try:
         credentials = bearer(from_file_or_environment(options.admin_key_file, ADMIN_KEY))
-        asyncio.run(_ask(options, credentials))
+        asyncio.run(_ask(options, credentials, settings_from_env(Tls)))
     except (ServiceError, grpc.aio.AioRpcError) as error:
         refusal = refusal_in(error)
         said = refusal.message if refusal else str(error)
@@ -66,8 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-async def _ask(options: argparse.Namespace, credentials: Metadata) -> None:
-    async with open_channel(options.admin) as channel:
+async def _ask(options: argparse.Namespace, credentials: Metadata, tls: Tls) -> None:
+    async with open_channel(options.admin, tls) as channel:
         await options.does(AdminServiceStub(channel), options, credentials)
 
 

@@ -190,6 +190,12 @@ def _is_unserved(error: Exception) -> bool:
     )
 
 
+def check_url(url: str) -> None:
+    """Raises BadSetting for a URL that is none."""
+    if not url.startswith("unix:///"):
+        _parsed(url)
+
+
 def where(url: str) -> str:
     """The URL without what must not be told."""
     return url.rpartition("@")[2]

@@ -59,6 +59,7 @@ return {'ok'}
 _SEATS = """
 local replicas, details, seats, seat_of, taken, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local WAITING, LIVE, CLOSED = '1', '2', '3'
+local DAY_MS = 86400000
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
@@ -78,6 +79,7 @@ local function sit(id, replica, keep_ms)
     redis.call('HINCRBY', taken, replica, 1)
   end
   redis.call('ZADD', seats, now_ms + keep_ms, id)
+  for i = 3, 5 do redis.call('PEXPIRE', KEYS[i], DAY_MS) end
 end
 
 local function room(replica)

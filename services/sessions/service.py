@@ -41,15 +41,20 @@ from services.errors import (
 from services.sessions import admission
 from services.sessions.access import Access
 from services.sessions.admin import AdminService
-from services.sessions.connection import RedisAccess
+from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.meter import Meter
 from services.sessions.push import Push
 from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.tenants import TenantStore
 from services.sessions.waiting import until_seated
+from services.settings import check
+from services.tls import Tls
 
 log = telemetry.logger("sessions")
+
+_RETRY_S = 0.1  # between two attempts to reach Redis, while a Follow waits for it
+_LOOK_PERIOD_S = 1.0  # at Redis, which may be gone while nobody asks
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,13 @@ class Settings:
     """From the environment; the variable is the field's name in capitals."""
 
     address: str = "127.0.0.1:50052"  # where it listens, host:port
+    internal_address: str = "127.0.0.1:50062"  # for our own services, host:port; may be `address` itself
     metrics_port: int = 0  # where Prometheus reads, on the same host; 0: nowhere
     # redis://, unix://, redis+sentinel:// or redis+cluster://, with rediss for TLS; empty: a Valkey of its
     # own, which keeps nothing
     redis_url: str = field(default="", repr=False)
     redis: RedisAccess = field(default_factory=RedisAccess)
-    outage_s: float = 10.0  # an engine's Follow outlives a silence of Redis this long
+    outage_s: float = 90.0  # an engine's Follow, and what it obeyed, outlive a silence of Redis this long
     # Most calls of one session here that hold a connection to Redis: Push, and Notices.
     pushes_per_session: int = 8
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
@@ -71,9 +77,15 @@ class Settings:
     notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
     admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
     admin_key_file: str = ""  # what is in it is asked of whoever administers; needed beyond this machine
+    tls: Tls = field(default_factory=Tls)
+
+    def __post_init__(self) -> None:
+        check(self, pushes_per_session=1)
+        if self.redis_url:
+            check_url(self.redis_url)
 
 
-class SessionService(session_pb2_grpc.SessionServiceServicer):
+class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.SeatServiceServicer):
     """Any number of instances may share one Redis; none keeps anything that another would need."""
 
     name = "sessions"
@@ -88,6 +100,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._streams: set[asyncio.Task[Any]] = set()
         self._readers: Counter[str] = Counter()
         self._stopping = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self._trouble: str | None = None
 
     @property
     def _store(self) -> SessionStore:
@@ -104,6 +118,10 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
         return [session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name]
 
+    def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
+        session_pb2_grpc.add_SeatServiceServicer_to_server(self, server)
+        return [session_pb2.DESCRIPTOR.services_by_name["SeatService"].full_name]
+
     async def start(self) -> None:
         url = self._settings.redis_url
         if not url:
@@ -119,13 +137,26 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         )
         self._tenants = TenantStore(self._opened_store)
         self._access = Access(self._tenants)
+        self._looking = asyncio.create_task(self._look_after_redis(self._opened_store))
         if self._settings.admin_address:
-            admin = AdminService(self._tenants, self._settings.admin_address, self._settings.admin_key_file)
-            self._admin = Host(admin, address=self._settings.admin_address)
-            await self._admin.start()
+            await self._start_admin(self._tenants)
+
+    async def _start_admin(self, tenants: TenantStore) -> None:
+        address, tls = self._settings.admin_address, self._settings.tls
+        key_file, asks_certificates = self._settings.admin_key_file, bool(tls.tls_ca_file)
+        admin = AdminService(tenants, address, key_file, asks_certificates=asks_certificates)
+        self._admin = Host(admin, address=address, tls=tls)
+        await self._admin.start()
+
+    def trouble(self) -> str | None:
+        """Why no session can be opened, where that is so."""
+        return self._trouble
 
     async def stop(self) -> None:
         self._stopping.set()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
         if self._streams:
             await asyncio.wait(self._streams, timeout=2.0)
         if self._admin is not None:
@@ -137,6 +168,15 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             await asyncio.wait([self._keeping])
         if self._embedded is not None:
             await self._embedded.stop()
+
+    async def _look_after_redis(self, store: SessionStore) -> None:
+        while True:
+            try:
+                await store.check()
+                self._trouble = None
+            except ServiceError as error:
+                self._trouble = error.message
+            await asyncio.sleep(_LOOK_PERIOD_S)
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
         entrant = await self._access.entrant(context)
@@ -226,12 +266,10 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         if first is None or not first.HasField("seat"):
             raise BadRequest("seat", "is missing; the first message says which session and epoch")
         seat = first.seat
-        session = (await self._store.attach(seat.session_id)).session
         await self._store.renew(seat.session_id, seat.epoch)
+        session = (await self._store.attach(seat.session_id)).session
         meter = self._meter(session, seat.epoch)
-        live = telemetry.SESSIONS_LIVE.labels(session.tenant, session.model.name)
         with self._streaming():
-            live.inc()
             try:
                 await until_one_ends(
                     self._bring_controls(seat, context),
@@ -242,7 +280,6 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             except SessionClosed:
                 return
             finally:
-                live.dec()
                 with contextlib.suppress(ServiceError):  # what ended it is raised already
                     await meter.tell()
                 # An engine that is still there will follow through another instance, and keeps its seat.
@@ -264,7 +301,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
                 if loop.time() - heard_at_s > self._settings.outage_s:
                     raise
                 log.warning("redis missed", session=seat.session_id, error=error.message)
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(_RETRY_S)
                 continue
             for control in controls:
                 await context.write(control)
@@ -281,10 +318,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
                     raise BadRequest("said", "must be `obeyed` or `latents` after the first message")
 
     async def _publish(self, seat: Seat, obeyed: ControlReceipt) -> None:
-        try:
-            await self._store.obeyed(seat.session_id, seat.epoch, obeyed)
-        except StoreUnavailable as error:
-            log.warning("receipt lost", session=seat.session_id, error=error.message)
+        while True:
+            try:
+                return await self._store.obeyed(seat.session_id, seat.epoch, obeyed)
+            except StoreUnavailable:  # who brings the controls knows when it has lasted too long
+                await asyncio.sleep(_RETRY_S)
 
     async def _bring_notices(self, session_id: str, after: bytes, context: Context) -> None:
         while True:

@@ -27,13 +27,11 @@ from services.credentials import bearer
 from services.sessions import service as sessions
 from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.tenants import TenantStore
-from tests.services.asking import DEADLINE_S, LEFT, following, refused
+from tests.services.asking import DEADLINE_S, LEFT, Sessions, following, refused
 
 if TYPE_CHECKING:
     from livevideo.v1.admin_pb2_grpc import AdminServiceAsyncStub
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
-Sessions: TypeAlias = "SessionServiceAsyncStub"
 Admin: TypeAlias = "AdminServiceAsyncStub"
 Following: TypeAlias = "grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]"
 

@@ -27,13 +27,11 @@ from services.sessions.keys import new_session_id
 from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.tenancy import Entrant
 from services.sessions.tenants import TenantStore
-from tests.services.asking import DEADLINE_S, following, refused
+from tests.services.asking import DEADLINE_S, Sessions, following, refused
 
 if TYPE_CHECKING:
     from livevideo.v1.admin_pb2_grpc import AdminServiceAsyncStub
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
-Sessions: TypeAlias = "SessionServiceAsyncStub"
 Admin: TypeAlias = "AdminServiceAsyncStub"
 Following: TypeAlias = "grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]"
 Waiting: TypeAlias = "grpc.aio.UnaryStreamCall[OpenRequest, WaitResponse]"
@@ -83,8 +81,9 @@ async def close(stub: Sessions, session: Session) -> None:
 
 
 async def test_who_waits_hears_a_place_and_then_gets_the_seat(session_stub: Sessions, full: Session) -> None:
-    first, second = session_stub.Wait(OpenRequest(seed=5)), session_stub.Wait(OpenRequest())
+    first = session_stub.Wait(OpenRequest(seed=5))
     assert await place(first) == 1
+    second = session_stub.Wait(OpenRequest())
     assert await place(second) == 2
     await close(session_stub, full)
     session = await session_of(first)
@@ -112,8 +111,9 @@ async def test_nobody_passes_those_who_wait_and_a_refusal_tells_the_place(
 
 
 async def test_a_place_is_lost_with_its_call(session_stub: Sessions, full: Session) -> None:
-    first, second = session_stub.Wait(OpenRequest()), session_stub.Wait(OpenRequest())
+    first = session_stub.Wait(OpenRequest())
     assert await place(first) == 1
+    second = session_stub.Wait(OpenRequest())
     assert await place(second) == 2
     first.cancel()
     assert await place(second) == 1

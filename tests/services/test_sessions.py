@@ -6,7 +6,6 @@ import resource
 import struct
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import pytest
@@ -28,12 +27,8 @@ from livevideo.v1.session_pb2 import (
 )
 from services import errors
 from services.sessions.store import SessionStore, StoreLimits
-from tests.services.asking import DEADLINE_S, LEFT, control, following, opened_and_claimed, refused
+from tests.services.asking import DEADLINE_S, LEFT, Sessions, control, following, opened_and_claimed, refused
 
-if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
-
-Sessions: TypeAlias = "SessionServiceAsyncStub"
 Running = Callable[[], set["asyncio.Task[object]"]]
 UntilEnded = Callable[[set["asyncio.Task[object]"]], Awaitable[None]]
 

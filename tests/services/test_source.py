@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -22,9 +21,7 @@ from livevideo.v1.session_pb2 import (
 from services.app import Context, Service
 from services.decoder.source import LatentSource
 from services.errors import SeatTaken, SessionClosed
-
-if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+from tests.services.asking import Sessions
 
 Serve = Callable[[Service], Awaitable[str]]
 
@@ -68,19 +65,19 @@ class BreakingEngine(engine_pb2_grpc.EngineServiceServicer):
             await context.abort(self.status, "this engine breaks on purpose")
 
 
-async def opened(session_stub: "SessionServiceAsyncStub", road: Model, address: str) -> Session:
+async def opened(session_stub: Sessions, road: Model, address: str) -> Session:
     await session_stub.Announce(AnnounceRequest(replica="engine-1", address=address, model=road, slots=2))
     return await session_stub.Open(OpenRequest(model="road"))
 
 
-def source_of(session_stub: "SessionServiceAsyncStub", session: Session) -> LatentSource:
+def source_of(session_stub: Sessions, session: Session) -> LatentSource:
     return LatentSource(
         session_stub, session.session_id, limit=LIMIT, kept=KEPT, patience_s=30.0, retry_s=0.01
     )
 
 
 async def test_latents_go_on_in_order_when_engines_break(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
+    serve: Serve, session_stub: Sessions, road: Model
 ) -> None:
     engine = BreakingEngine(ends=[3, 3, 9, 12])
     session = await opened(session_stub, road, await serve(engine))
@@ -93,9 +90,7 @@ async def test_latents_go_on_in_order_when_engines_break(
     assert engine.credits == [LIMIT, LIMIT - 3, LIMIT - 3, LIMIT - 9], "no credit is lost or given twice"
 
 
-async def test_a_refusal_is_not_tried_again(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
-) -> None:
+async def test_a_refusal_is_not_tried_again(serve: Serve, session_stub: Sessions, road: Model) -> None:
     engine = BreakingEngine(ends=[3, 9], status=grpc.StatusCode.INVALID_ARGUMENT)
     session = await opened(session_stub, road, await serve(engine))
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
@@ -106,7 +101,7 @@ async def test_a_refusal_is_not_tried_again(
 
 
 async def test_a_live_session_is_refused_before_an_engine_is_asked(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
+    serve: Serve, session_stub: Sessions, road: Model
 ) -> None:
     engine = BreakingEngine(ends=[3])
     session = await opened(session_stub, road, await serve(engine))
@@ -119,7 +114,7 @@ async def test_a_live_session_is_refused_before_an_engine_is_asked(
 
 
 async def test_a_session_that_was_closed_meanwhile_ends(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
+    serve: Serve, session_stub: Sessions, road: Model
 ) -> None:
     engine = BreakingEngine(ends=[3, 9])
     session = await opened(session_stub, road, await serve(engine))
@@ -133,7 +128,7 @@ async def test_a_session_that_was_closed_meanwhile_ends(
 
 
 async def test_an_engine_that_skips_a_latent_is_not_believed(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
+    serve: Serve, session_stub: Sessions, road: Model
 ) -> None:
     session = await opened(session_stub, road, await serve(BreakingEngine(ends=[3], skips=1)))
     with pytest.raises(RuntimeError, match=r"latent 1 .* 0 was due"):

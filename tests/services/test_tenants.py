@@ -36,13 +36,11 @@ from services.credentials import bearer
 from services.sessions import service as sessions
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.store import StoreLimits
-from tests.services.asking import DEADLINE_S, LEFT, following, refused
+from tests.services.asking import DEADLINE_S, LEFT, Sessions, following, refused
 
 if TYPE_CHECKING:
     from livevideo.v1.admin_pb2_grpc import AdminServiceAsyncStub
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
-Sessions: TypeAlias = "SessionServiceAsyncStub"
 Admin: TypeAlias = "AdminServiceAsyncStub"
 FAR_KEY = "aapt_0123456789ab_" + "A" * 43  # written like a key, and nobody's
 
