@@ -2,15 +2,13 @@
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 
 from livevideo.v1 import session_pb2, session_pb2_grpc
-from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
     AnnounceResponse,
@@ -24,28 +22,25 @@ from livevideo.v1.session_pb2 import (
     NoticesRequest,
     OpenRequest,
     PushRequest,
-    Seat,
     Session,
-    WaitResponse,
 )
 from services import telemetry
 from services.app import Context, Host, until_one_ends
 from services.errors import (
     BadRequest,
-    PeerUnavailable,
     ServiceError,
     SessionClosed,
-    StoreUnavailable,
-    TooManyStreams,
 )
 from services.sessions import admission
 from services.sessions.access import Access
 from services.sessions.admin import AdminService
 from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
+from services.sessions.follow import Follow
 from services.sessions.meter import Meter
 from services.sessions.push import Push
 from services.sessions.store import SessionStore, StoreLimits
+from services.sessions.streams import Streams
 from services.sessions.tenants import TenantStore
 from services.sessions.waiting import until_seated
 from services.settings import check
@@ -97,9 +92,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         self._keeping: asyncio.Task[None] | None = None
         self._opened_store: SessionStore | None = None
         self._admin: Host | None = None
-        self._streams: set[asyncio.Task[Any]] = set()
-        self._readers: Counter[str] = Counter()
-        self._stopping = asyncio.Event()
+        self._streams = Streams(self._settings.pushes_per_session)
         self._looking: asyncio.Task[None] | None = None
         self._trouble: str | None = None
 
@@ -153,12 +146,10 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         return self._trouble
 
     async def stop(self) -> None:
-        self._stopping.set()
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait([self._looking])
-        if self._streams:
-            await asyncio.wait(self._streams, timeout=2.0)
+        await self._streams.stop(grace_s=2.0)
         if self._admin is not None:
             await self._admin.stop()
         if self._opened_store is not None:
@@ -185,26 +176,24 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         log.info("session opened", session=session.session_id, tenant=session.tenant, replica=session.replica)
         return session
 
-    async def Wait(self, request: OpenRequest, context: Context) -> AsyncIterator[WaitResponse]:
+    # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
+    async def Wait(self, request: OpenRequest, context: Context) -> None:  # type: ignore[override]
         entrant = await self._access.entrant(context)
         record = await admission.record(request, entrant, *await self._store.models())
         places = until_seated(self._store, self._tenants, record, entrant, self._settings.most_waiting)
-        with self._streaming():
-            async with contextlib.aclosing(places):
-                async for said in places:
-                    self._check_not_stopping()
-                    yield said
+        with self._streams.opened():
+            await until_one_ends(_written(places, context), self._streams.until_stopping())
 
-    # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Notices(self, request: NoticesRequest, context: Context) -> None:  # type: ignore[override]
         session_id = request.session_id
         await self._access.holder(session_id, context)
-        with self._streaming(), self._reading(session_id):
+        with self._streams.reading(session_id):
             after = (await self._store.attach(session_id)).newest_receipt
             notice = (await self._tenants.holder(session_id)).notice  # none is missed between the two
             if notice is not None:
                 await context.write(notice)
-            await until_one_ends(self._bring_notices(session_id, after, context), self._until_stopping())
+            notices = self._tenants.notices(session_id, after)
+            await until_one_ends(_written(notices, context), self._streams.until_stopping())
 
     async def Get(self, request: GetRequest, context: Context) -> Session:
         holder = await self._access.holder(request.session_id, context)
@@ -240,7 +229,6 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         log.info("session claimed", session=session.session_id, replica=session.replica, epoch=session.epoch)
         return session
 
-    # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Push(  # type: ignore[override]
         self, request_iterator: AsyncIterator[PushRequest], context: Context
     ) -> None:
@@ -249,14 +237,14 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
             return
         session_id = first.event.session_id
         await self._access.holder(session_id, context)
-        with self._streaming(), self._reading(session_id):
+        with self._streams.reading(session_id):
             # Receipts are read from this point on, so that none is missed before the first read.
             attached = await self._store.attach(session_id)
             push = Push(self._store, session_id, attached.newest_receipt, context)
             await until_one_ends(
                 push.store_all(first, request_iterator, self._settings.linger_s),
                 push.bring_obeyed(),
-                self._until_stopping(),
+                self._streams.until_stopping(),
             )
 
     async def Follow(  # type: ignore[override]
@@ -269,13 +257,21 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         await self._store.renew(seat.session_id, seat.epoch)
         session = (await self._store.attach(seat.session_id)).session
         meter = self._meter(session, seat.epoch)
-        with self._streaming():
+        follow = Follow(
+            self._store,
+            meter,
+            seat,
+            context,
+            renew_period_s=self._limits.live_seat_s / 3,
+            outage_s=self._settings.outage_s,
+        )
+        with self._streams.opened():
             try:
                 await until_one_ends(
-                    self._bring_controls(seat, context),
-                    self._take_in(seat, request_iterator, meter),
+                    follow.bring_controls(),
+                    follow.take_in(request_iterator),
                     meter.run(),
-                    self._until_stopping(),
+                    self._streams.until_stopping(),
                 )
             except SessionClosed:
                 return
@@ -283,52 +279,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
                 with contextlib.suppress(ServiceError):  # what ended it is raised already
                     await meter.tell()
                 # An engine that is still there will follow through another instance, and keeps its seat.
-                if not self._stopping.is_set():
+                if not self._streams.are_stopping:
                     await self._release(seat.session_id, seat.epoch)
-
-    async def _bring_controls(self, seat: Seat, context: Context) -> None:
-        after, renew_period_s = f"{seat.after_seq}-0".encode(), self._limits.live_seat_s / 3
-        loop = asyncio.get_running_loop()
-        renew_at_s = heard_at_s = loop.time()
-        while True:
-            try:
-                if loop.time() >= renew_at_s:
-                    await self._store.renew(seat.session_id, seat.epoch)
-                    renew_at_s = loop.time() + renew_period_s
-                after, controls = await self._store.read_controls(seat.session_id, seat.epoch, after)
-                heard_at_s = loop.time()
-            except StoreUnavailable as error:
-                if loop.time() - heard_at_s > self._settings.outage_s:
-                    raise
-                log.warning("redis missed", session=seat.session_id, error=error.message)
-                await asyncio.sleep(_RETRY_S)
-                continue
-            for control in controls:
-                await context.write(control)
-
-    async def _take_in(self, seat: Seat, requests: AsyncIterator[FollowRequest], meter: Meter) -> None:
-        """Ends when the engine has said its last, which gives the seat up."""
-        async for request in requests:
-            match request.WhichOneof("said"):
-                case "latents":
-                    meter.heard(request.latents)
-                case "obeyed":
-                    await self._publish(seat, request.obeyed)
-                case _:
-                    raise BadRequest("said", "must be `obeyed` or `latents` after the first message")
-
-    async def _publish(self, seat: Seat, obeyed: ControlReceipt) -> None:
-        while True:
-            try:
-                return await self._store.obeyed(seat.session_id, seat.epoch, obeyed)
-            except StoreUnavailable:  # who brings the controls knows when it has lasted too long
-                await asyncio.sleep(_RETRY_S)
-
-    async def _bring_notices(self, session_id: str, after: bytes, context: Context) -> None:
-        while True:
-            after, notices = await self._tenants.read_notices(session_id, after)
-            for notice in notices:
-                await context.write(notice)
 
     def _meter(self, session: Session, epoch: int) -> Meter:
         return Meter(
@@ -347,38 +299,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         except ServiceError as error:  # the seat lapses by itself
             log.warning("release failed", session=session_id, reason=error.reason)
 
-    @contextlib.contextmanager
-    def _streaming(self) -> Iterator[None]:
-        """Lets `stop` wait for this stream."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._streams.add(task)
-        try:
-            yield
-        finally:
-            self._streams.discard(task)
 
-    @contextlib.contextmanager
-    def _reading(self, session_id: str) -> Iterator[None]:
-        """Counts a call of the session that holds a connection to Redis. Raises TooManyStreams."""
-        most = self._settings.pushes_per_session
-        if self._readers[session_id] >= most:
-            raise TooManyStreams(
-                f"{most} calls push the controls of {session_id} or read its notices; end one first",
-                retry_after_s=1.0,
-            )
-        self._readers[session_id] += 1
-        try:
-            yield
-        finally:
-            self._readers[session_id] -= 1
-            if not self._readers[session_id]:
-                del self._readers[session_id]
-
-    def _check_not_stopping(self) -> None:
-        if self._stopping.is_set():
-            raise PeerUnavailable("this instance of sessions is stopping; call again", retry_after_s=0.1)
-
-    async def _until_stopping(self) -> None:
-        await self._stopping.wait()
-        self._check_not_stopping()
+async def _written(messages: AsyncGenerator[Any, None], context: Context) -> None:
+    """Writes messages as they come; they are closed with the call."""
+    async with contextlib.aclosing(messages):
+        async for message in messages:
+            await context.write(message)

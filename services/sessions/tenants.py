@@ -1,6 +1,6 @@
 """TenantStore: tenants, their keys and what they use, in the same Redis as the sessions."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -176,16 +176,15 @@ class TenantStore:
         """Gives up the place in the queue, if there is one."""
         await self._placed(queue.QUIT, session_id, entrant.tenant, [session_id])
 
-    async def read_notices(self, session_id: str, after: bytes) -> tuple[bytes, list[Notice]]:
-        """Notices after an entry of the receipts as soon as there are any, and the last entry.
-
-        Raises SessionClosed.
-        """
-        after, entries = await self._store.read(scripts.session_key(session_id, "receipts"), after)
-        for fields in entries:
-            if b"closed" in fields:
-                raise refusals.ended(f"session {session_id}", fields[b"closed"].decode())
-        return after, [_notice(fields[b"notice"]) for fields in entries if b"notice" in fields]
+    async def notices(self, session_id: str, after: bytes) -> AsyncGenerator[Notice, None]:
+        """Notices behind an entry of the receipts, as they come. Raises SessionClosed, which says why."""
+        while True:
+            after, entries = await self._store.read(scripts.session_key(session_id, "receipts"), after)
+            for fields in entries:
+                if b"closed" in fields:
+                    raise refusals.ended(f"session {session_id}", fields[b"closed"].decode())
+                if b"notice" in fields:
+                    yield _notice(fields[b"notice"])
 
     async def _account(
         self, script: str, name: str, *arguments: Any, more_keys: list[str] | None = None
