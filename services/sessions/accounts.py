@@ -88,11 +88,16 @@ return {'ok', unpack(redis.call('ZRANGE', KEYS[4], 0, -1))}
 """
 )
 
-# ARGV 2 key id. Answers how many tenants there are, the key as it is stored, and what time it is.
+# ARGV 2 key id. Answers how many tenants there are; where the tenant has this key, also its hash, when it
+# ends, what time it is, and the tenant's fields and their values.
 FIND_KEY = (
     _ACCOUNT
     + """
-return {'ok', redis.call('SCARD', tenants), redis.call('HGET', keys, ARGV[2]) or '', tostring(now_ms)}
+local stored = redis.call('HGET', keys, ARGV[2]) or ''
+local owner, hash, expires_ms = string.match(stored, '^(%S+) (%S+) %d+ (%d+)$')
+if owner ~= name then return {'ok', redis.call('SCARD', tenants)} end
+return {'ok', redis.call('SCARD', tenants), hash, expires_ms, tostring(now_ms),
+  unpack(redis.call('HGETALL', tenant))}
 """
 )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from services.errors import UnknownSession
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}-[0-9a-f]{32}")
-_KEY = re.compile(r"aapt_(?P<key_id>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+_KEY = re.compile(r"aapt_(?P<tenant>[A-Za-z0-9_.-]{1,64})_(?P<key_id>[0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Made:
         return f"Made(key_id={self.key_id!r})"
 
 
-def new_key() -> Made:
-    """256 random bits behind an id that is no secret, so that logs and lists can name the key."""
+def new_key(tenant: str) -> Made:
+    """256 random bits behind the tenant's name and an id; these are no secrets, so that lists can tell."""
     key_id = secrets.token_hex(6)
-    return Made(f"aapt_{key_id}_{secrets.token_urlsafe(32)}", key_id)
+    return Made(f"aapt_{tenant}_{key_id}_{secrets.token_urlsafe(32)}", key_id)
 
 
 def new_token() -> str:
@@ -46,10 +46,10 @@ def checked(session_id: str) -> str:
     return session_id
 
 
-def key_id_in(secret: str) -> str | None:
-    """None for what is not written like a key, e.g. a token."""
+def names_in(secret: str) -> tuple[str, str]:
+    """The tenant and the id that a key names; empty for what is not written like one, e.g. a token."""
     written = _KEY.fullmatch(secret)
-    return written["key_id"] if written else None
+    return (written["tenant"], written["key_id"]) if written else ("", "")
 
 
 def hashed(secret: str) -> str:

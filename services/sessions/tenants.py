@@ -1,6 +1,6 @@
 """TenantStore: tenants, their keys and what they use, in the same Redis as the sessions."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -47,16 +47,16 @@ class TenantStore:
 
     async def entrant(self, secret: str) -> Entrant:
         """Whoever has this key. Without one: "default", unless there are tenants. Raises Unauthenticated."""
-        key_id = keys.key_id_in(secret) or ""
-        count, stored, now_ms = await self._account(accounts.FIND_KEY, "", key_id)
-        if not count and not stored:
+        tenant, key_id = keys.names_in(secret)
+        count, *found = await self._account(accounts.FIND_KEY, tenant, key_id)
+        if not count:
             return Entrant()
-        tenant, hashed, _, expires_ms = (stored.decode() or "- - 0 0").split()
-        is_right = keys.is_of(secret, hashed)
-        is_in_time = expires_ms == "0" or int(now_ms) < int(expires_ms)
+        hashed, expires_ms, now_ms, *fields = found or (b"-", b"0", b"0")
+        is_right = keys.is_of(secret, hashed.decode())
+        is_in_time = int(expires_ms) == 0 or int(now_ms) < int(expires_ms)
         if not (is_right and is_in_time):
             raise refusals.refusal("unauthenticated", "")
-        return Entrant(tenant, key_id, (await self.describe(tenant)).quotas)
+        return Entrant(tenant, key_id, _quotas(_fields(fields)))
 
     async def holder(self, session_id: str) -> Holder:
         """Whose a session is; nobody's where it is not known."""
@@ -75,7 +75,7 @@ class TenantStore:
 
     async def add(self, name: str, quotas: Quotas, key_expires_s: float) -> NewKey:
         """Raises TenantExists."""
-        made = keys.new_key()
+        made = keys.new_key(name)
         times = await self._account(
             accounts.ADD, name, made.key_id, keys.hashed(made.key), _ms(key_expires_s), *_stored(quotas)
         )
@@ -87,7 +87,7 @@ class TenantStore:
 
     async def rotate(self, name: str, grace_s: float, expires_s: float) -> NewKey:
         """A new key; the others end after `grace_s`. Raises UnknownTenant, also for one that was revoked."""
-        made = keys.new_key()
+        made = keys.new_key(name)
         arguments = (made.key_id, keys.hashed(made.key), _ms(expires_s), _ms(grace_s), _ms(_KEPT_S))
         return _new_key(made, await self._account(accounts.ROTATE, name, *arguments))
 
@@ -114,7 +114,7 @@ class TenantStore:
         """Without its keys. Raises UnknownTenant."""
         open_key = tenancy.tenant_key(name, "open")
         sessions, *found = await self._account(accounts.DESCRIBE, name, more_keys=[open_key])
-        fields = {key.decode(): value.decode() for key, value in zip(found[::2], found[1::2], strict=True)}
+        fields = _fields(found)
         return Tenant(
             name=name,
             quotas=_quotas(fields),
@@ -206,6 +206,10 @@ def _stored(quotas: Quotas) -> list[str]:
         value = getattr(given, field) * unit
         stored += [name, f"{value:g}" if field == "controls_per_s" else f"{round(value)}"]
     return stored
+
+
+def _fields(found: Sequence[bytes]) -> dict[str, str]:
+    return {key.decode(): value.decode() for key, value in zip(found[::2], found[1::2], strict=True)}
 
 
 def _quotas(fields: Mapping[str, str]) -> Quotas:

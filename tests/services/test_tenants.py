@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from livevideo.v1.admin_pb2_grpc import AdminServiceAsyncStub
 
 Admin: TypeAlias = "AdminServiceAsyncStub"
-FAR_KEY = "aapt_0123456789ab_" + "A" * 43  # written like a key, and nobody's
+FAR_KEY = "aapt_acme_0123456789ab_" + "A" * 43  # written like a key, and nobody's
 
 
 @pytest.fixture
