@@ -29,7 +29,7 @@ from services.errors import refusal_in
 
 MODEL = Model(name="openings", width_px=64, height_px=40, frames_per_second=24, keys=["up"], tracks=["keys"])
 SLOTS = 4096
-PLAYED_S = 0.2
+PLAYED_S = 0.5
 
 
 async def decisions(addresses: Addresses, internal: str, rate: float, seconds: float) -> dict[str, object]:
