@@ -24,7 +24,7 @@ from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import FrameFormat, Shown, WatchRequest, WatchStart
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
-from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
+from livevideo.v1.session_pb2 import CloseRequest, GetRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from loadtests.eyes import Eyes
 from loadtests.movie import Movie, movie_at, to_rgb
@@ -146,6 +146,9 @@ class Player:
                 ends_at_s = min(ends_at_s, now_s + seconds)
                 if now_s >= ends_at_s:
                     break
+            else:
+                found = await self._sessions.Get(GetRequest(session_id=session.session_id), metadata=token)
+                print(f"the session was ended: {found.ended}", file=sys.stderr)
         finally:
             watch.cancel()
             keys.cancel()
