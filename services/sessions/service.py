@@ -35,6 +35,7 @@ from services.errors import BadRequest, PeerUnavailable, ServiceError, SessionCl
 from services.sessions import admission
 from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
+from services.sessions.pictures import Pictures
 from services.sessions.store import SessionStore, StoreLimits
 from services.settings import check
 from services.tls import Tls
@@ -83,6 +84,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         self._stopping = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._trouble: str | None = None
+        self._pictures = Pictures()
 
     @property
     def _store(self) -> SessionStore:
@@ -131,6 +133,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
             await asyncio.wait([self._keeping])
         if self._embedded is not None:
             await self._embedded.stop()
+        self._pictures.close()
 
     async def _look_after_redis(self, store: SessionStore) -> None:
         while True:
@@ -144,7 +147,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
     async def Open(self, request: OpenRequest, context: Context) -> Session:
         model = admission.chosen_model(request.model, *await self._store.models())
         admission.check_open(request)
-        image = await admission.plain_picture(request.image, model) if request.image else b""
+        image = await self._pictures.plain(request.image, model) if request.image else b""
         session = await self._store.open(
             Session(
                 tenant=request.tenant or "default",
