@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--found", type=Path, help="a folder for what reaches new code (default: none)")
     options = parser.parse_args()
+    if options.found:
+        options.found.mkdir(parents=True, exist_ok=True)
     folders = [*([options.found] if options.found else []), SEEDS / options.target]
     atheris.Setup(
         [sys.argv[0], f"-max_total_time={options.seconds}", f"-max_len={LARGEST_BYTES}", "-timeout=5"]
