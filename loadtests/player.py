@@ -94,8 +94,9 @@ class Driver(Protocol):
 class Player:
     """One session, from opening to closing."""
 
-    def __init__(self, addresses: Addresses) -> None:
-        self._channels = {a: grpc.aio.insecure_channel(a) for a in vars(addresses).values()}
+    def __init__(self, addresses: Addresses, ca_file: Path | None = None) -> None:
+        """`ca_file`: PEM, who signs the services' certificates; None: they are spoken to in plain text."""
+        self._channels = {a: _dialled(a, ca_file) for a in vars(addresses).values()}
         self._sessions = SessionServiceStub(self._channels[addresses.sessions])
         self._control = ControlServiceStub(self._channels[addresses.control])
         self._frames = FrameServiceStub(self._channels[addresses.frames])
@@ -180,12 +181,18 @@ class Player:
             yield WatchRequest(shown=Shown(frame_index=await shown.get()))
 
 
+def _dialled(address: str, ca_file: Path | None) -> grpc.aio.Channel:
+    if ca_file is None:
+        return grpc.aio.insecure_channel(address)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
+
+
 def _advance(progress: "tqdm[Any]") -> None:
     progress.update()
 
 
 async def _play(options: argparse.Namespace) -> Report:
-    player = Player(Addresses(options.sessions, options.control, options.frames))
+    player = Player(Addresses(options.sessions, options.control, options.frames), options.ca_file)
     movie = movie_at(options.save) if options.save else None
     driver: Driver = Eyes() if options.script == "eyes" else Script.load(options.script)
     wanted = OpenRequest(model=options.model, seed=options.seed, prompt=options.prompt)
@@ -219,6 +226,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_addresses(parser)
+    parser.add_argument("--ca-file", type=Path, help="PEM, who signs the services' certificates")
     parser.add_argument("--script", default="road-lap", help="a name in loadtests/scripts, a path, or: eyes")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--format", choices=sorted(FORMATS), default="jpeg")
