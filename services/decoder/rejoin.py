@@ -16,14 +16,15 @@ def going_on(seated: Seated, from_frame: int, looks_back: int) -> tuple[int, Seq
     from_frame: the first that the viewer has not seen; 0: whatever comes next. looks_back: how many latents
     before its own a frame depends on.
     """
-    next_frame = first_frame(seated.next_index)
-    known = _unbroken(seated.past)
-    if not known:
-        return next_frame, []
-    is_whole = known[0].index == 0
-    oldest = known[0].index + (0 if is_whole else looks_back)
-    oldest_frame = first_frame(max(oldest, seated.next_index - MOST_BACK))
-    begin = min(next_frame, max(oldest_frame, from_frame or next_frame))
+    next_index, known = seated.next_index, _unbroken(seated.past)
+    if not from_frame or latent_of(from_frame) > next_index:  # it cannot have seen what was never made
+        from_frame = first_frame(next_index)
+    oldest = next_index
+    if known:
+        is_whole = known[0].index == 0
+        exact = known[0].index + (0 if is_whole else looks_back)
+        oldest = min(next_index, max(exact, next_index - MOST_BACK))
+    begin = max(from_frame, first_frame(oldest))
     return begin, [latent for latent in known if latent.index >= latent_of(begin) - looks_back]
 
 
