@@ -5,6 +5,7 @@ import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from livevideo.v1 import engine_pb2_grpc, session_pb2_grpc
+from livevideo.v1 import engine_pb2_grpc, log_pb2_grpc, session_pb2_grpc
 from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Seated, Start
 from livevideo.v1.session_pb2 import AnnounceRequest, ClaimRequest, Model, Session
 from services import telemetry
@@ -22,7 +23,9 @@ from services.engine.engine import Engine, Tick
 from services.engine.feed import ControlFeed
 from services.engine.gpus import Gpus
 from services.engine.latents import first_frame, to_message, to_past
+from services.engine.logbook import Logbook
 from services.engine.mailbox import Mailbox
+from services.engine.recorded import MOST_VERBS, RecordedWorld, made_with
 from services.engine.residence import Residence
 from services.engine.steering import values_per_frame
 from services.engine.world import World
@@ -59,6 +62,7 @@ class Settings:
     torch_threads: int = 1
     credit_timeout_s: float = 2.0  # a seat without credit is given up after this
     announce_period_s: float = 1.0
+    log_period_s: float = 1.0  # how often what sessions can be played again from goes to *sessions*; 0: never
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("phases", 1), ("warm_up_steps", 0), ("torch_threads", 1)):
@@ -79,8 +83,12 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._settings = settings
         self._replica = settings.replica or f"engine-{np.random.SeedSequence().entropy:032x}"[:20]
         self._address = settings.advertised_address
+        self._recorded = RecordedWorld(
+            world, made_with(Path(settings.checkpoint)), MOST_VERBS if settings.log_period_s else 0
+        )
+        self._logbook = Logbook(self._recorded, settings.log_period_s)
         self.engine = Engine(
-            world,
+            self._recorded,
             keys=tuple(model.keys),
             tracks=tuple(model.tracks),
             frames_per_second=model.frames_per_second,
@@ -130,6 +138,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             with suppress(grpc.aio.AioRpcError):
                 await self._sessions.Announce(self._announcement(), timeout=1.0)
         if self._channel is not None:
+            await self._logbook.send(log_pb2_grpc.LogServiceStub(self._channel))
             await self._channel.close()
 
     async def Generate(
@@ -152,6 +161,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
                 asyncio.create_task(self._take_credits(request_iterator, residence)),
             ]
             await self._seat(residence, mailbox, session, start)
+            self._recorded.name(residence.slot, session.session_id, session.tenant, session.epoch)
             log.info("session seated", session=session.session_id, slot=residence.slot, epoch=session.epoch)
             next_index = start.past[-1].index + 1 if start.past else 0
             yield GenerateResponse(
@@ -203,7 +213,9 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
     async def _run(self) -> None:
         # An engine whose ticks have failed announces nothing more, so nobody else is seated there.
         try:
-            await until_one_ends(self.engine.run(), self._announce())
+            assert self._channel is not None
+            logs = log_pb2_grpc.LogServiceStub(self._channel)
+            await until_one_ends(self.engine.run(), self._announce(), self._logbook.run(logs))
         except Exception as error:
             log.exception("engine failed", error)
             self._failure = f"the engine has failed: {error!r}"

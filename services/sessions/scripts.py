@@ -29,16 +29,13 @@ from services.errors import (
     UnknownSession,
 )
 
-
 _TAG = "{livevideo}"
 MODELS = f"{_TAG}:models"
 
 
 def placing_keys(model: str) -> list[str]:
     """Keys 1 to 5 of each script that places."""
-    return [
-        f"{_TAG}:model:{model}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")
-    ]
+    return [f"{_TAG}:model:{model}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")]
 
 
 def model_key(model: str) -> str:

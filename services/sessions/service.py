@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from livevideo.v1 import session_pb2, session_pb2_grpc
+from livevideo.v1 import log_pb2, log_pb2_grpc, session_pb2, session_pb2_grpc
 from livevideo.v1.control_pb2 import Accepted, ControlReceipt, Refused
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
@@ -34,6 +34,7 @@ from services.app import Context, until_one_ends
 from services.errors import BadRequest, PeerUnavailable, ServiceError, SessionClosed, StoreUnavailable
 from services.sessions import admission
 from services.sessions.embedded import EmbeddedValkey
+from services.sessions.logs import LogLimits, LogService
 from services.sessions.store import SessionStore, StoreLimits
 
 log = telemetry.logger("sessions")
@@ -48,6 +49,10 @@ class Settings:
     redis_url: str = ""  # redis://, rediss:// or unix://; empty: a Valkey of its own, which keeps nothing
     outage_s: float = 10.0  # an engine's Follow outlives a silence of Redis this long
     pushes_per_session: int = 8  # most Push calls of one session here; each holds a connection to Redis
+    log_kept_s: float = (
+        86_400.0  # the log of a session, which it can be played again from, after its last entry
+    )
+    log_tenant_bytes: int = 64 << 20  # of all logs of one tenant; 0: nothing is logged
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
 
 
@@ -64,6 +69,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._opened_store: SessionStore | None = None
         self._streams: set[asyncio.Task[Any]] = set()
         self._pushes: Counter[str] = Counter()
+        log_limits = LogLimits(self._settings.log_kept_s, self._settings.log_tenant_bytes)
+        self._logs = LogService(lambda: self._store, log_limits)
         self._stopping = asyncio.Event()
 
     @property
@@ -74,7 +81,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
         session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
-        return [session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name]
+        log_pb2_grpc.add_LogServiceServicer_to_server(self._logs, server)
+        return [
+            session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
+            log_pb2.DESCRIPTOR.services_by_name["LogService"].full_name,
+        ]
 
     async def start(self) -> None:
         url = self._settings.redis_url

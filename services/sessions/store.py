@@ -4,7 +4,7 @@ import asyncio
 import re
 import resource
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,9 +15,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from livevideo.v1.control_pb2 import ControlReceipt
+from livevideo.v1.log_pb2 import Full, LogEntry, ReadResponse
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
 from services.errors import StoreUnavailable, UnknownSession
-from services.sessions import scripts
+from services.sessions import log_scripts, scripts
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}-[0-9a-f]{32}")
 _DAY_MS = 86_400_000
@@ -173,6 +174,44 @@ class SessionStore:
             ["session", "receipts"],
             [epoch, receipt.SerializeToString(), self.limits.controls_kept, _ms(self.limits.idle_s)],
         )
+
+    async def log(self, entry: LogEntry, *, kept_s: float, tenant_bytes: int) -> tuple[bool, list[str]]:
+        """Adds to a session's log. Whether there was room, and whose logs were dropped to make some.
+
+        Raises UnknownSession.
+        """
+        outcome, *dropped = await self._script(
+            log_scripts.APPEND,
+            log_scripts.keys(_checked(entry.session_id), entry.tenant),
+            [
+                entry.session_id,
+                entry.SerializeToString(),
+                _ms(kept_s),
+                tenant_bytes,
+                log_scripts.log_key_pattern(),
+            ],
+            about=f"session {entry.session_id}",
+        )
+        return outcome == b"kept", [_text(session_id) for session_id in dropped]
+
+    async def read_log(self, session_id: str) -> AsyncIterator[ReadResponse]:
+        """The session as it was opened, then its log. Raises UnknownSession where there is none."""
+        after, most = "-", 64
+        while True:
+            newest, *entries = await self._of(log_scripts.READ, session_id, ["log"], [after, most])
+            for words in entries:
+                fields = dict(zip(words[::2], words[1::2], strict=True))
+                if b"record" in fields:
+                    session = Session.FromString(fields[b"record"])
+                    session.image = fields[b"image"]
+                    yield ReadResponse(session=session)
+                if b"entry" in fields:
+                    yield ReadResponse(entry=LogEntry.FromString(fields[b"entry"]))
+                if b"full" in fields:
+                    yield ReadResponse(full=Full())
+            if len(entries) < most:
+                return
+            after = f"({_text(newest)}"
 
     async def read_controls(
         self, session_id: str, epoch: int, after: bytes

@@ -9,15 +9,21 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads starve the others
+
+import torch
+
 from aapt.bench.results import RESULTS, keep, machine
 from services.bench.faults import fleet, report
 from services.bench.faults.scenarios import Scenario, named
 from services.bench.faults.stage import Outcome, Stage
+from services.engine.model import load
 
 
 def turns(scenarios: list[Scenario], kills: int, runs: int) -> Iterator[Scenario]:
@@ -36,10 +42,11 @@ def turns(scenarios: list[Scenario], kills: int, runs: int) -> Iterator[Scenario
 async def strike(options: argparse.Namespace, scenarios: list[Scenario]) -> list[Outcome]:
     """All runs, one after the other, on one fleet."""
     outcomes: list[Outcome] = []
+    model = load(options.checkpoint)
     async with fleet.running(options.logs, options.checkpoint, fleet.Size()) as running:
         for number, scenario in enumerate(turns(scenarios, options.kills, options.runs)):
             await running.mended()
-            outcome = await Stage(running, scenario, options.seed + number, options.players).play()
+            outcome = await Stage(running, scenario, options.seed + number, options.players, model).play()
             outcomes.append(outcome)
             print(_line(outcome), file=sys.stderr, flush=True)
     return outcomes
@@ -76,6 +83,7 @@ def main() -> int:
         parser.error("players are 1 or more, kills and runs 0 or more, and one of them more")
     if options.kills and not sum(each.kills for each in scenarios):
         parser.error("these scenarios kill nothing; say --kills 0 and how many --runs")
+    torch.set_num_threads(1)
     outcomes = asyncio.run(strike(options, scenarios))
     totals = report.summary(outcomes)
     if options.keep:

@@ -8,7 +8,16 @@ from loadtests.report import percentile
 from services.bench.faults.scenarios import SCENARIOS
 from services.bench.faults.stage import Outcome
 
-_SUMMED = ("kills", "hangs", "lost_sessions", "gaps", "duplicates", "lost_controls")
+_SUMMED = (
+    "kills",
+    "hangs",
+    "lost_sessions",
+    "gaps",
+    "duplicates",
+    "lost_controls",
+    "invented_controls",
+    "replayed_latents",
+)
 
 
 @dataclass(frozen=True)

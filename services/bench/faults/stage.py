@@ -7,10 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import grpc
+
+from aapt.checkpoint import Model
 from loadtests.ledger import Ledger
 from loadtests.returning import Instances, Patience, ReturningPlayer
-from services.bench.faults.fleet import Fleet
+from services.bench.faults.fleet import Fleet, target
 from services.bench.faults.links import Link
+from services.bench.faults.proof import prove
 from services.bench.faults.scenarios import (
     Cut,
     Drain,
@@ -24,15 +28,17 @@ from services.bench.faults.scenarios import (
     Scenario,
     Wait,
 )
+from services.replay.logged import read
 
 LATENTS_BEFORE = 2  # that every player has seen before anything is struck
 FRAMES_AFTER = 24
+LOGGED_S = 1.5  # until what was played is in the log
 REST_S = 15.0  # for what was acknowledged to be obeyed, when all is well again
 
 
 @dataclass
 class Outcome:
-    """What one run of a scenario came to, for all its players; the pause is that of the first, who is struck."""
+    """What one run of a scenario came to, for all players; the pause is that of the first, who is struck."""
 
     scenario: str
     seed: int
@@ -43,6 +49,8 @@ class Outcome:
     gaps: int = 0
     duplicates: int = 0
     lost_controls: int = 0
+    invented_controls: int = 0  # presses that the network was told of and nobody made, or made once
+    replayed_latents: int = 0  # that were made again from the log
     pause_s: float = 0.0
     others_pause_s: float = 0.0
     acknowledged_s: float = 0.0  # the longest that a control of any player waited for its receipt
@@ -54,15 +62,18 @@ class Outcome:
     @property
     def is_kept(self) -> bool:
         """Whether every promise was, but for the length of the pause."""
-        return not (self.lost_sessions or self.gaps or self.duplicates or self.lost_controls or self.notes)
+        counts = (self.lost_sessions, self.gaps, self.duplicates, self.lost_controls, self.invented_controls)
+        return not (any(counts) or self.notes)
 
 
 class Stage:
     """Plays one scenario on a fleet that is whole. Everything random comes from `seed`."""
 
-    def __init__(self, fleet: Fleet, scenario: Scenario, seed: int, players: int) -> None:
+    def __init__(self, fleet: Fleet, scenario: Scenario, seed: int, players: int, model: Model) -> None:
+        """model: the one that is played, to play it again with."""
         self._fleet = fleet
         self._scenario = scenario
+        self._model = model
         self._random = random.Random(seed)
         self._outcome = Outcome(scenario.name, seed, players)
         instances = Instances(*(fleet.addresses(kind) for kind in ("sessions", "control", "decoder")))
@@ -90,6 +101,7 @@ class Stage:
                 process.send(signal.SIGCONT)
             await asyncio.gather(*(player.leave() for player in self._players))
         self._conclude(struck_at_s)
+        await self._prove()
         return self._outcome
 
     async def _frames(self, frames: int) -> list[bool]:
@@ -163,6 +175,24 @@ class Stage:
                 address = getattr(player, kind)
                 return next(each.name for each in processes if each.address == address)
         return self._random.choice(processes).name
+
+    async def _prove(self) -> None:
+        """Plays each session again from its log."""
+        await asyncio.sleep(LOGGED_S)
+        outcome = self._outcome
+        for player in self._players:
+            try:
+                logged = await read(target(self._fleet.addresses("sessions")), player.session.session_id)
+                proof = await asyncio.to_thread(prove, logged, player.ledger, self._model)
+            except grpc.aio.AioRpcError as error:
+                outcome.notes.append(
+                    f"the log of {player.session.session_id} cannot be read: {error.details()}"
+                )
+                continue
+            outcome.replayed_latents += proof.latents
+            outcome.lost_controls += proof.missing
+            outcome.invented_controls += proof.invented
+            outcome.notes += [proof.note] if proof.note else []
 
     def _conclude(self, struck_at_s: float) -> None:
         outcome = self._outcome

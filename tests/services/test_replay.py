@@ -1,0 +1,160 @@
+"""A session is played again from what its engines wrote down, through kills and prompts, to the bit."""
+
+from collections.abc import Iterable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from aapt import checkpoint
+from aapt.presets import PRESETS
+from aapt.rollout import Past, Rollout
+from livevideo.v1.log_pb2 import LogEntry
+from livevideo.v1.session_pb2 import Session
+from services.engine.recorded import RecordedWorld
+from services.replay.again import Again, CannotReplay
+
+PRESET = PRESETS["debug"]
+SESSION = Session(session_id="tiny-1", seed=5, prompt="a road")
+VALUES = len(PRESET.keys)
+
+
+@pytest.fixture(scope="module")
+def model() -> checkpoint.Model:
+    return checkpoint.untrained(PRESET)
+
+
+class Engine:
+    """Plays in slot 0 of a recorded world, as an engine would, with keys that change now and then."""
+
+    def __init__(self, model: checkpoint.Model, epoch: int, most_verbs: int = 4096) -> None:
+        self.world = RecordedWorld(Rollout(model, 2), "here", most_verbs)
+        self.epoch = epoch
+        self.latents: dict[int, Tensor] = {}
+        self.controls: dict[int, Tensor] = {}
+
+    def begin(self) -> "Engine":
+        self.latents[0] = self.world.open(0, None, SESSION.prompt, SESSION.seed)
+        self.controls[0] = torch.zeros(4, VALUES)
+        return self._named()
+
+    def go_on(self, past: "Engine", until: int) -> "Engine":
+        self.latents = {i: latent for i, latent in past.latents.items() if i <= until}
+        self.controls = {i: rows for i, rows in past.controls.items() if i <= until}
+        self.world.resume(0, Past(self.latents, self.controls), SESSION.prompt, SESSION.seed)
+        return self._named()
+
+    def step(self, latents: int) -> "Engine":
+        for _ in range(latents):
+            index = max(self.latents) + 1
+            self.controls[index] = torch.full((4, VALUES), float(index // 3 % 2))
+            self.latents[index] = self.world.step({0: self.controls[index]})[0]
+        return self
+
+    def _named(self) -> "Engine":
+        self.world.name(0, SESSION.session_id, "default", self.epoch)
+        return self
+
+
+def again(model: checkpoint.Model, entries: Iterable[LogEntry]) -> Again:
+    played = Again(Rollout(model, 1), SESSION, VALUES)
+    played.play(entries)
+    return played
+
+
+def same(film: Sequence[Tensor], latents: dict[int, Tensor]) -> bool:
+    return len(film) == len(latents) and all(torch.equal(film[i], latent) for i, latent in latents.items())
+
+
+def test_a_session_is_the_same_to_the_bit_when_it_is_played_again(model: checkpoint.Model) -> None:
+    engine = Engine(model, 1).begin().step(9)
+    played = again(model, engine.world.take())
+    assert played.difference is None
+    assert same(played.film(), engine.latents)
+
+
+def test_a_new_prompt_is_played_again_at_its_latent(model: checkpoint.Model) -> None:
+    engine = Engine(model, 1).begin().step(3)
+    engine.world.set_prompt(0, "snow")
+    played = again(model, engine.step(3).world.take())
+    assert played.difference is None
+    assert same(played.film(), engine.latents)
+
+
+def test_a_session_that_went_on_elsewhere_is_resumed_at_the_same_latent(model: checkpoint.Model) -> None:
+    """Past the window a resumed world is close to the one before, not the same: the replay must do it too."""
+    first = Engine(model, 1).begin().step(20)
+    logged = first.world.take()
+    second = Engine(model, 2).go_on(first, until=17).step(5)
+    played = again(model, [*second.world.take(), *logged])
+    assert played.difference is None
+    assert (played.epochs, same(played.film(), second.latents)) == (2, True)
+
+
+def test_what_a_killed_engine_had_not_logged_is_made_again_from_what_the_next_one_was_given(
+    model: checkpoint.Model,
+) -> None:
+    first = Engine(model, 1).begin().step(4)
+    logged = first.world.take()
+    first.step(6)
+    second = Engine(model, 2).go_on(first, until=10).step(3)
+    played = again(model, [*logged, *second.world.take()])
+    assert played.difference is None
+    assert same(played.film(), second.latents)
+
+
+def test_a_past_that_nobody_logged_is_said_to_be_missing(model: checkpoint.Model) -> None:
+    first = Engine(model, 1).begin().step(4)
+    second = Engine(model, 2).go_on(first, until=4).step(1)
+    with pytest.raises(CannotReplay, match="epoch 2 went on from latent 0"):
+        again(model, second.world.take())
+
+
+def test_the_first_latent_that_differs_is_named(model: checkpoint.Model) -> None:
+    (entry,) = Engine(model, 1).begin().step(6).world.take()
+    entry.verbs[4].stepped.digest ^= 1
+    entry.verbs[6].stepped.digest ^= 1
+    difference = again(model, [entry]).difference
+    assert difference is not None
+    assert (difference.epoch, difference.index, difference.made_with) == (1, 4, "here")
+
+
+def test_pieces_that_come_twice_count_once_and_one_that_is_missing_is_noticed(
+    model: checkpoint.Model,
+) -> None:
+    engine = Engine(model, 1).begin()
+    pieces = [piece for _ in range(3) for piece in engine.step(2).world.take()]
+    assert same(again(model, [*pieces, pieces[1]]).film(), engine.latents)
+    with pytest.raises(CannotReplay, match="lacks what came after 3 verbs"):
+        again(model, [pieces[0], pieces[2]])
+
+
+def test_a_log_that_could_not_be_sent_for_too_long_ends_there(model: checkpoint.Model) -> None:
+    engine = Engine(model, 1, most_verbs=5).begin().step(9)
+    (entry,) = engine.world.take()
+    assert [verb.WhichOneof("said") for verb in entry.verbs] == ["began", *["stepped"] * 4, "cut"]
+    assert len(again(model, [entry]).film()) == 5
+
+
+def test_controls_that_do_not_change_take_no_room(model: checkpoint.Model) -> None:
+    engine = Engine(model, 1).begin().step(1)
+    before = engine.world.take()[0].ByteSize()
+    for _ in range(60):
+        engine.world.step({0: engine.controls[1]})
+    assert engine.world.take()[0].ByteSize() < before + 60 * 12
+
+
+def test_what_nobody_names_is_written_down_for_nobody(model: checkpoint.Model) -> None:
+    world = RecordedWorld(Rollout(model, 2))
+    world.open(1, None, "", 1)
+    world.step({1: torch.zeros(4, VALUES)})
+    world.close(1)
+    assert world.take() == []
+
+
+def test_a_stay_that_has_ended_is_still_told_once(model: checkpoint.Model) -> None:
+    engine = Engine(model, 1).begin().step(2)
+    engine.world.close(0)
+    (entry,) = engine.world.take()
+    assert (entry.session_id, entry.epoch, len(entry.verbs)) == ("tiny-1", 1, 3)
+    assert engine.world.take() == []
