@@ -78,8 +78,8 @@ async def test_a_tenant_who_is_full_loses_the_oldest_log_of_a_session_that_is_ov
         assert await patient.log(entry(session_id, size=4000), kept_s=600, tenant_bytes=10_000) == (True, [])
     redis = Redis.from_url(valkey_url)
     times = log_scripts.keys(first, "default")[2]
-    for session_id in (first, second):
-        await redis.zincrby(times, -120_000, session_id)
+    for session_id, ago_ms in ((first, 180_000), (second, 120_000)):
+        await redis.zincrby(times, -ago_ms, session_id)
     assert await patient.log(entry(third, size=4000), kept_s=600, tenant_bytes=10_000) == (True, [first])
     with pytest.raises(errors.UnknownSession):
         await kept(patient, first)
