@@ -157,8 +157,7 @@ class ReturningPlayer:
 
     async def _shown(self, shown: "asyncio.Queue[int | None]") -> AsyncIterator[WatchRequest]:
         start = WatchStart(session_id=self.session.session_id, format=FrameFormat.FRAME_FORMAT_JPEG)
-        if "from_frame_index" in WatchStart.DESCRIPTOR.fields_by_name:
-            setattr(start, "from_frame_index", self.ledger.next_index)  # noqa: B010 (not known to all yet)
+        start.from_frame_index = self.ledger.next_index
         yield WatchRequest(start=start)
         while (frame_index := await shown.get()) is not None:
             yield WatchRequest(shown=Shown(frame_index=frame_index))

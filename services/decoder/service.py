@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import grpc
 import torch
 
-from aapt.shapes import FRAMES_PER_LATENT
+from aapt.shapes import FRAMES_PER_LATENT, latent_of
 from aapt.vae.model import VideoVAE
 from aapt.vae.streaming import StreamingVAE, for_serving
-from livevideo.v1 import frame_pb2_grpc, session_pb2_grpc
+from livevideo.v1 import frame_pb2_grpc, resume_pb2_grpc, session_pb2_grpc
 from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
 from services import telemetry
@@ -22,10 +22,11 @@ from services.decoder.clock import FrameClock
 from services.decoder.encoders import encoder_for
 from services.decoder.playback import Playback
 from services.decoder.room import Room
-from services.decoder.source import LatentSource
+from services.decoder.source import LatentSource, Patience
 from services.errors import BadRequest, BadSetting, ServiceStopping, SessionClosed, ViewerGone
 
 if TYPE_CHECKING:
+    from livevideo.v1.resume_pb2_grpc import ResumeServiceAsyncStub
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 log = telemetry.logger("decoder")
@@ -46,6 +47,8 @@ class Settings:
     first_message_s: float = 5.0  # longest wait for a viewer to name the session
     write_s: float = 2.0  # longest wait for a viewer to take a frame; as long as an engine waits for credit
     patience_s: float = 5.0  # how long a broken session is tried again
+    hang_s: float = 0.8  # an engine that owes a latent for so long is given up
+    seated_s: float = 3.0  # and one that owes a seat
     jpeg_quality: int = 90  # 1 to 95
     key_period_s: float = 2.0  # between two key frames of H.264
     codec_threads: int = 1  # sessions that are decoded at the same time
@@ -141,12 +144,18 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         encoder = encoder_for(
             start.format, model, jpeg_quality=settings.jpeg_quality, key_period_s=settings.key_period_s
         )
+        patience = Patience(
+            broken_s=settings.patience_s,
+            hang_s=max(settings.hang_s, 4 * FRAMES_PER_LATENT / model.frames_per_second),
+            seated_s=settings.seated_s,
+        )
         source = LatentSource(
-            self._sessions,
+            self._resume,
             start.session_id,
             limit=settings.latents_in_flight,
             kept=settings.past_latents,
-            patience_s=settings.patience_s,
+            patience=patience,
+            from_index=latent_of(start.from_frame_index),
         )
         return Playback(
             source,
@@ -156,8 +165,14 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             FrameClock(model.frames_per_second, settings.playout_delay_s),
             self._executor,
             latents_in_flight=settings.latents_in_flight,
+            from_frame=start.from_frame_index,
             on_rendered=self._room.rendered,
         )
+
+    @property
+    def _resume(self) -> "ResumeServiceAsyncStub":
+        assert self._channel is not None, "start() comes before the first call"
+        return resume_pb2_grpc.ResumeServiceStub(self._channel)
 
     @property
     def _sessions(self) -> "SessionServiceAsyncStub":

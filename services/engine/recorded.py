@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aapt.rollout import Past
-from livevideo.v1.log_pb2 import Began, Cut, Known, LogEntry, Stepped, Verb, WentOn
+from livevideo.v1.log_pb2 import Began, Cut, Known, LogEntry, Stepped, TookIn, Verb, WentOn
 from services.engine.world import World
 
 MOST_VERBS = 4096  # of one stay that wait to be sent: eleven minutes
@@ -65,6 +65,12 @@ class RecordedWorld:
         with self._lock:
             self._stays[slot] = stay = _Stay()
             self._note(slot, Verb(went_on=WentOn(prompt=prompt, past=_known(past, stay))))
+
+    def extend(self, slot: int, past: Past) -> None:
+        self._world.extend(slot, past)
+        with self._lock:
+            if (stay := self._stays.get(slot)) is not None:
+                self._note(slot, Verb(took_in=TookIn(past=_known(past, stay))))
 
     def set_prompt(self, slot: int, prompt: str) -> None:
         self._world.set_prompt(slot, prompt)

@@ -85,6 +85,7 @@ class Again:
                 self._go_on(verb.went_on.past, verb.went_on.prompt)
             case "took_in":
                 self._check_known(verb.took_in.past)
+                self._world.extend(_SLOT, self._past(verb.took_in.past))
             case "prompted":
                 self._world.set_prompt(_SLOT, verb.prompted)
             case "stepped":

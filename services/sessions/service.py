@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from livevideo.v1 import log_pb2, log_pb2_grpc, session_pb2, session_pb2_grpc
+from livevideo.v1 import log_pb2, log_pb2_grpc, resume_pb2, resume_pb2_grpc, session_pb2, session_pb2_grpc
 from livevideo.v1.control_pb2 import Accepted, ControlReceipt, Refused
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
@@ -35,6 +35,7 @@ from services.errors import BadRequest, PeerUnavailable, ServiceError, SessionCl
 from services.sessions import admission
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.logs import LogLimits, LogService
+from services.sessions.resume import ResumeService
 from services.sessions.store import SessionStore, StoreLimits
 
 log = telemetry.logger("sessions")
@@ -54,6 +55,8 @@ class Settings:
     )
     log_tenant_bytes: int = 64 << 20  # of all logs of one tenant; 0: nothing is logged
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
+    away_s: float = 30.0  # a seat is kept this long for a viewer who was there and may come back
+    snapshot_bytes: int = 16 << 20  # the most that a session's snapshot may weigh
 
 
 class SessionService(session_pb2_grpc.SessionServiceServicer):
@@ -63,7 +66,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
 
     def __init__(self, settings: Settings | None = None, limits: StoreLimits | None = None) -> None:
         self._settings = settings or Settings()
-        self._limits = limits or StoreLimits()
+        self._limits = limits or StoreLimits(away_seat_s=self._settings.away_s)
         self._embedded: EmbeddedValkey | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._opened_store: SessionStore | None = None
@@ -82,8 +85,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
         session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
         log_pb2_grpc.add_LogServiceServicer_to_server(self._logs, server)
+        resume = ResumeService(lambda: self._store, self._settings.snapshot_bytes)
+        resume_pb2_grpc.add_ResumeServiceServicer_to_server(resume, server)
         return [
             session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name,
+            resume_pb2.DESCRIPTOR.services_by_name["ResumeService"].full_name,
             log_pb2.DESCRIPTOR.services_by_name["LogService"].full_name,
         ]
 
@@ -144,7 +150,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
 
     async def Claim(self, request: ClaimRequest, context: Context) -> Session:
         admission.check_replica(request.replica)
-        session = await self._store.claim(request.session_id, request.replica)
+        after_epoch = request.after_epoch if request.HasField("after_epoch") else None
+        session = await self._store.claim(request.session_id, request.replica, after_epoch)
         log.info("session claimed", session=session.session_id, replica=session.replica, epoch=session.epoch)
         return session
 

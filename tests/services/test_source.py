@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
-from livevideo.v1 import engine_pb2_grpc
+from livevideo.v1 import engine_pb2_grpc, resume_pb2_grpc
 from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Latent, Seated, Start
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
     ClaimRequest,
     CloseRequest,
-    GetRequest,
     Model,
     OpenRequest,
     Session,
 )
 from services.app import Context, Service
-from services.decoder.source import LatentSource
-from services.errors import SeatTaken, SessionClosed
+from services.decoder.source import LatentSource, Patience
+from services.errors import SessionClosed
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 Serve = Callable[[Service], Awaitable[str]]
+Dial = Callable[[str], grpc.aio.Channel]
+SourceOf = Callable[[Session], LatentSource]
 
 KEPT = 4
 LIMIT = 20
@@ -36,6 +37,7 @@ LIMIT = 20
 class BreakingEngine(engine_pb2_grpc.EngineServiceServicer):
     """Call i answers latents below ends[i], then breaks with `status`; the last call ends well."""
 
+    sessions: "SessionServiceAsyncStub"
     ends: list[int]
     status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     skips: int = 0
@@ -57,9 +59,11 @@ class BreakingEngine(engine_pb2_grpc.EngineServiceServicer):
     ) -> AsyncIterator[GenerateResponse]:
         start = (await anext(requests)).start
         self.starts.append(start)
+        claim = ClaimRequest(session_id=start.session_id, replica="engine-1", after_epoch=start.after_epoch)
+        epoch = (await self.sessions.Claim(claim)).epoch
         self.credits.append((await anext(requests)).credit.latents)
         first = start.past[-1].index + 1 if start.past else 0
-        yield GenerateResponse(seated=Seated(epoch=len(self.starts), next_index=first))
+        yield GenerateResponse(seated=Seated(epoch=epoch, next_index=first))
         end = self.ends[len(self.starts) - 1]
         for index in range(first, end):
             yield GenerateResponse(latent=Latent(index=index + self.skips))
@@ -73,18 +77,19 @@ async def opened(session_stub: "SessionServiceAsyncStub", road: Model, address: 
     return await session_stub.Open(OpenRequest(model="road"))
 
 
-def source_of(session_stub: "SessionServiceAsyncStub", session: Session) -> LatentSource:
-    return LatentSource(
-        session_stub, session.session_id, limit=LIMIT, kept=KEPT, patience_s=30.0, retry_s=0.01
-    )
+@pytest.fixture
+def source_of(dial: Dial, sessions_address: str) -> SourceOf:
+    resume = resume_pb2_grpc.ResumeServiceStub(dial(sessions_address))
+    patience = Patience(broken_s=30.0, retry_s=0.01)
+    return lambda session: LatentSource(resume, session.session_id, limit=LIMIT, kept=KEPT, patience=patience)
 
 
 async def test_latents_go_on_in_order_when_engines_break(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
+    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
 ) -> None:
-    engine = BreakingEngine(ends=[3, 3, 9, 12])
+    engine = BreakingEngine(session_stub, ends=[3, 3, 9, 12])
     session = await opened(session_stub, road, await serve(engine))
-    said = [said async for said in source_of(session_stub, session).latents(session)]
+    said = [said async for said in source_of(session).latents()]
     assert isinstance(said[0], Seated)
     assert [latent.index for latent in said[1:] if isinstance(latent, Latent)] == [*range(12)]
     assert len(said) == 1 + 12, "seated is said once, and no latent twice"
@@ -94,36 +99,23 @@ async def test_latents_go_on_in_order_when_engines_break(
 
 
 async def test_a_refusal_is_not_tried_again(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
+    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
 ) -> None:
-    engine = BreakingEngine(ends=[3, 9], status=grpc.StatusCode.INVALID_ARGUMENT)
+    engine = BreakingEngine(session_stub, ends=[3, 9], status=grpc.StatusCode.INVALID_ARGUMENT)
     session = await opened(session_stub, road, await serve(engine))
     with pytest.raises(grpc.aio.AioRpcError) as refusal:
-        async for _ in source_of(session_stub, session).latents(session):
+        async for _ in source_of(session).latents():
             pass
     assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert len(engine.starts) == 1
 
 
-async def test_a_live_session_is_refused_before_an_engine_is_asked(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
-) -> None:
-    engine = BreakingEngine(ends=[3])
-    session = await opened(session_stub, road, await serve(engine))
-    await session_stub.Claim(ClaimRequest(session_id=session.session_id, replica="engine-1"))
-    live = await session_stub.Get(GetRequest(session_id=session.session_id))
-    with pytest.raises(SeatTaken, match="has a viewer already"):
-        async for _ in source_of(session_stub, session).latents(live):
-            pass
-    assert not engine.starts
-
-
 async def test_a_session_that_was_closed_meanwhile_ends(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
+    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
 ) -> None:
-    engine = BreakingEngine(ends=[3, 9])
+    engine = BreakingEngine(session_stub, ends=[3, 9])
     session = await opened(session_stub, road, await serve(engine))
-    latents = source_of(session_stub, session).latents(session)
+    latents = source_of(session).latents()
     seen = [await anext(latents) for _ in range(1 + 3)]
     assert isinstance(seen[-1], Latent)
     assert seen[-1].index == 2
@@ -133,9 +125,9 @@ async def test_a_session_that_was_closed_meanwhile_ends(
 
 
 async def test_an_engine_that_skips_a_latent_is_not_believed(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model
+    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
 ) -> None:
-    session = await opened(session_stub, road, await serve(BreakingEngine(ends=[3], skips=1)))
+    session = await opened(session_stub, road, await serve(BreakingEngine(session_stub, ends=[3], skips=1)))
     with pytest.raises(RuntimeError, match=r"latent 1 .* 0 was due"):
-        async for _ in source_of(session_stub, session).latents(session):
+        async for _ in source_of(session).latents():
             pass
