@@ -27,6 +27,7 @@ class Ledger:
     refused: dict[int, str] = field(default_factory=dict)  # the reason; a refused control changes nothing
     obeyed: dict[int, list[int]] = field(default_factory=dict)  # by receipt: first frame that obeys it
     breaks: list[tuple[float, str]] = field(default_factory=list)  # what ended a call, and when
+    returns: list[int] = field(default_factory=list)  # the frame that was wanted when it watched again
     gaps: int = 0  # frames that never came
     duplicates: int = 0  # frames that came again
     unseen_controls: int = 0  # times that a later frame obeyed less than an earlier one

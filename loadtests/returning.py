@@ -41,7 +41,7 @@ class Instances:
 class Patience:
     """When a player makes a call again, and when it gives its session up."""
 
-    silence_s: float = 2.5  # no frame, or no receipt for a control, for so long: try another instance
+    silence_s: float = 1.5  # no frame, or no receipt for a control, for so long: try another instance
     again_s: float = 0.1
     lease_s: float = 30.0  # no frame for so long: the session is lost
 
@@ -126,6 +126,7 @@ class ReturningPlayer:
             if len(self.ledger.sights) > frames:
                 heard_at_s = self.ledger.sights[-1].at_s
             self.ledger.breaks.append((now_s, f"watch: {why}"))
+            self.ledger.returns.append(self.ledger.next_index)
             if why.partition(" ")[0] in _FINAL or now_s - heard_at_s > self._patience.lease_s:
                 self.ledger.ended_by = why
                 return

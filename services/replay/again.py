@@ -56,6 +56,7 @@ class Again:
         self._controls = b""  # of the newest latent
         self._epoch, self._made_with = 0, ""
         self.latents = 0  # that were made again, those of older epochs that nobody went on from too
+        self.went_on_at: list[int] = []  # index of the first latent of each epoch that did not begin anew
         self.epochs = 0
         self.difference: Difference | None = None
 
@@ -101,6 +102,7 @@ class Again:
     def _go_on(self, past: Sequence[Known], prompt: str) -> None:
         self._check_known(past)
         newest = past[-1].index
+        self.went_on_at.append(newest + 1)
         self._made = {index: made for index, made in self._made.items() if index <= newest}
         self._world.close(_SLOT)
         self._world.resume(_SLOT, self._past(past), prompt, self._session.seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-KEPT = ("lost_sessions", "gaps", "duplicates", "lost_controls", "invented_controls")
+KEPT = ("lost_sessions", "gaps", "duplicates", "lost_controls", "unproved")
 DEADLINE_S = 900.0
 
 

@@ -1,62 +1,101 @@
-"""What the log of a session proves: that it can be played again, and what the network was told."""
+"""What the log of a session proves: that it can be played again, and that each control was obeyed once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from aapt.checkpoint import Model
-from aapt.shapes import FRAMES_PER_LATENT
+from aapt.shapes import first_frame, latent_of
 from loadtests.ledger import Ledger
+from services.engine.arrival import MOST_AGAIN
 from services.replay.again import CannotReplay
 from services.replay.logged import Logged
 
 
 @dataclass(frozen=True)
 class Proof:
-    """latents: that were made again. missing, invented: presses that the network was not told of, or told of
-    without the player having pressed. note: what could not be proved, or differs."""
+    """latents: that were made again. note: what differs, or could not be proved; empty: nothing."""
 
     latents: int = 0
-    missing: int = 0
-    invented: int = 0
     note: str = ""
 
 
 def prove(logged: Logged, ledger: Ledger, model: Model) -> Proof:
-    """Plays the session again and holds the keys of each latent against what was sent."""
+    """Plays the session again, and holds what each latent was told against what was sent."""
+    session_id = logged.session.session_id
     try:
         again = logged.played_again(model)
     except CannotReplay as error:
-        return Proof(note=f"{logged.session.session_id} cannot be played again: {error}")
-    note = ""
+        return Proof(note=f"{session_id} cannot be played again: {error}")
     if again.difference is not None:
         where = f"latent {again.difference.index} of epoch {again.difference.epoch}"
-        note = f"{logged.session.session_id}, played again, differs in {where}"
-    missing, invented = pressed(again.rows(), ledger, logged.session.model.keys)
-    return Proof(again.latents, missing, invented, note)
+        return Proof(again.latents, f"{session_id}, played again, differs in {where}")
+    remade = made_twice(again.went_on_at, ledger.returns)
+    wrong = unexplained(told(again.rows(), logged.session.model.keys), ledger, remade)
+    return Proof(again.latents, f"{session_id}: {wrong}" if wrong else "")
 
 
-def pressed(rows: Mapping[int, Tensor], ledger: Ledger, keys: Sequence[str]) -> tuple[int, int]:
-    """How many keys were missing in all latents together, and how many were too many.
+def made_twice(went_on_at: Iterable[int], returns: Iterable[int]) -> set[int]:
+    """Latents that were seen before engine and decoder died, and made again from a snapshot.
 
-    A latent obeys the controls after the one that the latent before obeyed, up to the one that its frames
-    tell: the keys that the last of them holds, and those that went down in between.
+    went_on_at: first latent of each epoch that went on. returns: frames that were wanted next by a viewer who
+    came back.
     """
-    obeyed = {sight.index: sight.control_seq for sight in ledger.sights}
-    missing = invented = before_seq = 0
-    held: set[str] = set()
-    for index in sorted(index for index in rows if index > 0):
-        seq = obeyed.get(FRAMES_PER_LATENT * (index - 1) + 1)
-        if seq is None:  # it was never shown
-            break
-        down = set[str]()
-        for each in range(before_seq + 1, seq + 1):
-            if each in ledger.accepted:
-                down |= {*ledger.sent[each]} - held
-                held = {*ledger.sent[each]}
-        before_seq = max(before_seq, seq)
-        told = {key for key, value in zip(keys, rows[index][0].tolist(), strict=True) if value}
-        missing += len((down | held) - told)
-        invented += len(told - (down | held))
-    return missing, invented
+    wanted = sorted(latent_of(frame) for frame in returns)
+    remade = set[int]()
+    for first in went_on_at:
+        last = next((index for index in wanted if first - 1 <= index <= first + MOST_AGAIN), first - 1)
+        remade |= {*range(first, last + 1)}
+    return remade
+
+
+def told(rows: Mapping[int, Tensor], keys: Sequence[str]) -> dict[int, frozenset[str]]:
+    """The keys that went into each latent but the first, by its index."""
+    return {
+        index: frozenset(key for key, value in zip(keys, row[0].tolist(), strict=True) if value)
+        for index, row in sorted(rows.items())
+        if index > 0
+    }
+
+
+def unexplained(told: Mapping[int, frozenset[str]], ledger: Ledger, remade: Container[int]) -> str:
+    """Why obeying each control once, in order, does not explain what the latents were told; empty: it does.
+
+    A latent obeys some controls more than the one before: it is told what the last of them holds, and what
+    went down in between. Up to which one is what its frames say; but not where it was made again, since a
+    viewer saw the frames of the first time.
+    """
+    said = {sight.index: sight.control_seq for sight in ledger.sights}
+    held = {0: frozenset[str]()}
+    for seq in ledger.sent:
+        held[seq] = frozenset(ledger.sent[seq]) if seq in ledger.accepted else held[seq - 1]
+    reached = {0}  # controls up to one of which may have been obeyed by now
+    for index, keys in told.items():
+        if first_frame(index) not in said:  # nobody saw it
+            return ""
+        seq = said[first_frame(index)]
+        pinned = held if index in remade else {seq}
+        before, reached = (
+            reached,
+            {
+                after
+                for after in pinned
+                for since in reached
+                if since <= after and _down(held, since, after) == keys
+            },
+        )
+        if not reached:
+            return (
+                f"latent {index} was told {sorted(keys)}; it should obey control {seq} after one of"
+                f" {sorted(before)}, with {[sorted(_down(held, since, seq)) for since in sorted(before)]}"
+            )
+    return ""
+
+
+def _down(held: Mapping[int, frozenset[str]], since: int, after: int) -> frozenset[str]:
+    """What a latent is told that obeys the controls after `since` up to `after`."""
+    down = held[after]
+    for seq in range(since + 1, after + 1):
+        down |= held[seq] - held[seq - 1]
+    return down

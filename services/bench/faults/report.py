@@ -15,7 +15,7 @@ _SUMMED = (
     "gaps",
     "duplicates",
     "lost_controls",
-    "invented_controls",
+    "unproved",
     "replayed_latents",
 )
 

@@ -121,7 +121,7 @@ SCENARIOS = (
         pause_s=5.0,
     ),
     Scenario("engine, SIGSTOP", _hung("engine"), pause_s=2.0),
-    Scenario("decoder, SIGSTOP", _hung("decoder")),
+    Scenario("decoder, SIGSTOP", _hung("decoder"), pause_s=2.0),
     Scenario("control, SIGSTOP", _hung("control"), pause_s=0.5),
     Scenario("sessions, SIGSTOP", _hung("sessions"), pause_s=0.5),
     Scenario(

@@ -49,7 +49,7 @@ class Outcome:
     gaps: int = 0
     duplicates: int = 0
     lost_controls: int = 0
-    invented_controls: int = 0  # presses that the network was told of and nobody made, or made once
+    unproved: int = 0  # sessions whose log is not what must have been; `notes` say why
     replayed_latents: int = 0  # that were made again from the log
     pause_s: float = 0.0
     others_pause_s: float = 0.0
@@ -62,7 +62,7 @@ class Outcome:
     @property
     def is_kept(self) -> bool:
         """Whether every promise was, but for the length of the pause."""
-        counts = (self.lost_sessions, self.gaps, self.duplicates, self.lost_controls, self.invented_controls)
+        counts = (self.lost_sessions, self.gaps, self.duplicates, self.lost_controls, self.unproved)
         return not (any(counts) or self.notes)
 
 
@@ -190,8 +190,7 @@ class Stage:
                 )
                 continue
             outcome.replayed_latents += proof.latents
-            outcome.lost_controls += proof.missing
-            outcome.invented_controls += proof.invented
+            outcome.unproved += bool(proof.note)
             outcome.notes += [proof.note] if proof.note else []
 
     def _conclude(self, struck_at_s: float) -> None:
