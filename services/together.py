@@ -109,6 +109,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         sessions_address=address,
         slots=settings.slots,
         checkpoint=str(settings.checkpoint.absolute()),
+        leave_s=0.0,  # there is nowhere to go
     )
     services: list[Service] = [
         SessionService(SessionsSettings(address=address, redis_url=settings.redis_url)),

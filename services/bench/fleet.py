@@ -77,11 +77,16 @@ class Fleet:
 
 @asynccontextmanager
 async def running(
-    engines: int = 2, decoders: int = 2, controls: int = 1, **settings: str
+    engines: int = 2, decoders: int = 2, controls: int = 1, logs: Path | None = None, **settings: str
 ) -> AsyncIterator[Fleet]:
-    """A fleet on loopback, with one *sessions* that keeps a Valkey of its own. settings: of every engine."""
+    """A fleet on loopback, with one *sessions* that keeps a Valkey of its own. settings: of every engine.
+
+    logs: the folder where each member's log stays; None: none stays.
+    """
     fleet = Fleet()
-    with tempfile.TemporaryDirectory(prefix="fleet-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fleet-") as temporary:
+        folder = logs or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         sessions = f"127.0.0.1:{_free_port()}"
         wanted = [("sessions", 1), ("control", controls), ("engine", engines), ("decoder", decoders)]
         for service, count in wanted:
@@ -91,7 +96,7 @@ async def running(
                 if service == "engine":
                     environment |= {"REPLICA": name, **settings}
                 address = sessions if service == "sessions" else f"127.0.0.1:{_free_port()}"
-                log = Path(folder) / f"{name}.log"
+                log = folder / f"{name}.log"
                 fleet.members[name] = Member(service, name, address, environment, log)
         try:
             for member in fleet.members.values():
@@ -100,7 +105,7 @@ async def running(
                 await fleet.until_open(member)
             async with open_channel(sessions) as channel, asyncio.timeout(READY_S):
                 stub = SessionServiceStub(channel)
-                while not (await stub.ListModels(ListModelsRequest(), wait_for_ready=True)).models:
+                while not (await stub.ListModels(ListModelsRequest(), wait_for_ready=True)).models:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             yield fleet
         finally:

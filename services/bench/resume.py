@@ -1,8 +1,8 @@
 """How long a player waits when something dies or hangs: `python -m services.bench.resume --times 20`.
 
-The services run as processes of their own: *sessions* with its Valkey, *control*, two engines, two decoders. A
-player plays; whatever plays for it is struck by SIGKILL, SIGSTOP or SIGTERM, and the longest gap between two of
-its frames is taken; a member that was struck is started again before the next strike.
+The services run as processes of their own: *sessions* with its Valkey, *control*, two engines, two decoders.
+A player plays; whatever plays for it is struck by SIGKILL, SIGSTOP or SIGTERM, and the longest gap between two
+of its frames is taken. A member that was struck is started again before the next strike.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
 
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
@@ -86,7 +88,7 @@ class Playing:
 
     def longest_gap_s(self, since_s: float) -> float:
         came = [at_s for at_s in self.came_at_s if at_s >= since_s - 0.5]
-        return max((b - a for a, b in zip(came, came[1:], strict=False)), default=WITHIN_S)
+        return max((b - a for a, b in pairwise(came)), default=WITHIN_S)
 
     async def _watch(self) -> None:
         async with aclosing(self._viewer.frames()) as frames:
@@ -180,11 +182,11 @@ class Strikes:
 
 
 async def measure(
-    kinds: list[tuple[str, str]], times: int, seed: int, told: Callable[[str], None]
+    kinds: list[tuple[str, str]], times: int, seed: int, logs: Path | None, told: Callable[[str], None]
 ) -> list[Outcome]:
     """So many strikes of each kind: who is struck, and by what."""
     outcomes, chance = list[Outcome](), random.Random(seed)
-    async with running() as fleet:
+    async with running(logs=logs) as fleet:
         strikes = Strikes(fleet)
         for struck, by in kinds:
             outcome = Outcome(struck, by)
@@ -207,11 +209,14 @@ def main() -> None:
                  "engine+decoder:kill"],
         help="who and by what, e.g. engine+decoder:kill",
     )  # fmt: skip
+    parser.add_argument("--logs", type=Path, help="a folder where the services' logs stay")
     options = parser.parse_args()
     kinds = [(kind.partition(":")[0], kind.partition(":")[2]) for kind in options.kinds]
     print("| struck | by | times | pause p50, s | p95 | gaps | duplicates | lost controls | lost sessions |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    outcomes = asyncio.run(measure(kinds, options.times, options.seed, lambda row: print(row, flush=True)))
+    outcomes = asyncio.run(
+        measure(kinds, options.times, options.seed, options.logs, lambda row: print(row, flush=True))
+    )
     print(json.dumps([asdict(outcome) for outcome in outcomes]))
 
 

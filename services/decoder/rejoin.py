@@ -13,19 +13,18 @@ MOST_BACK = 8
 def going_on(seated: Seated, from_frame: int, looks_back: int) -> tuple[int, Sequence[Latent]]:
     """Index of the first frame to be sent, and the latents to be decoded before the engine's next one.
 
-    from_frame: the first that the viewer has not seen, which may lie within the engine's next latent, whose
-    frames before it are then not sent again; 0: whatever comes next. looks_back: how many latents before its
-    own a frame depends on.
+    from_frame: the first that the viewer has not seen; 0: whatever comes next. looks_back: how many latents
+    before its own a frame depends on.
     """
-    next_frame = first_frame(seated.next_index)
-    wanted_frame = from_frame if 0 < from_frame < first_frame(seated.next_index + 1) else next_frame
-    known = _unbroken(seated.past)
-    if not known:
-        return max(next_frame, wanted_frame), []
-    is_whole = known[0].index == 0
-    oldest = known[0].index + (0 if is_whole else looks_back)
-    oldest_frame = first_frame(max(oldest, seated.next_index - MOST_BACK))
-    begin = max(oldest_frame, wanted_frame)
+    next_index, known = seated.next_index, _unbroken(seated.past)
+    if not from_frame or latent_of(from_frame) > next_index:  # it cannot have seen what was never made
+        from_frame = first_frame(next_index)
+    oldest = next_index
+    if known:
+        is_whole = known[0].index == 0
+        exact = known[0].index + (0 if is_whole else looks_back)
+        oldest = min(next_index, max(exact, next_index - MOST_BACK))
+    begin = max(from_frame, first_frame(oldest))
     return begin, [latent for latent in known if latent.index >= latent_of(begin) - looks_back]
 
 

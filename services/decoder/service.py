@@ -1,6 +1,7 @@
 """`DecoderService`: the decoder on a gRPC port."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 log = telemetry.logger("decoder")
+
+_LEAVE_EVERY_S = 0.05  # between two viewers that are sent elsewhere
+_LEAVE_S = 3.0  # longest wait for the frames that they were promised
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         )
         self._channel: grpc.aio.Channel | None = None
         self._playbacks: set[Playback] = set()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self._is_stopping = False
         self._room = Room(
             threads=settings.codec_threads, headroom=settings.headroom, session_bytes=settings.session_bytes
         )
@@ -92,8 +99,12 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         self._channel = open_channel(self._settings.sessions_address)
 
     async def stop(self) -> None:
-        for playback in self._playbacks:
-            playback.end(ServiceStopping("this decoder stops; watch at another", retry_after_s=0.5))
+        self._is_stopping = True
+        for playback in [*self._playbacks]:
+            playback.end(ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0))
+            await asyncio.sleep(_LEAVE_EVERY_S)  # the next decoder needs a moment for each
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._emptied.wait(), _LEAVE_S)
         if self._channel is not None:
             await self._channel.close()
         self._executor.shutdown(wait=False)
@@ -103,6 +114,8 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         self, request_iterator: AsyncIterator[WatchRequest], context: Context
     ) -> None:
         start = await _first(request_iterator, self._settings.first_message_s)
+        if self._is_stopping:
+            raise ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0)
         session = await self._sessions.Get(GetRequest(session_id=start.session_id), timeout=5.0)
         if session.state == SESSION_STATE_CLOSED:
             raise SessionClosed(f"session {start.session_id} has ended; open a new one")
@@ -113,6 +126,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             asyncio.create_task(_take_shown(request_iterator, playback)),
         ]
         self._playbacks.add(playback)
+        self._emptied.clear()
         log.info("watch began", session=start.session_id, format=start.format)
         try:
             async with aclosing(playback.responses()) as responses:
@@ -120,6 +134,8 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
                     await self._write(response, context)
         finally:
             self._playbacks.discard(playback)
+            if not self._playbacks:
+                self._emptied.set()
             for task in tasks:
                 task.cancel()
             # How it ended is said behind the frames that were sent; whoever does not read them keeps no call.

@@ -24,7 +24,7 @@ from services.engine.seating import House, Seating, first
 from services.engine.snapshots import Snapshots
 from services.engine.stays import Stays
 from services.engine.world import World
-from services.errors import BadSetting, ReplicaTaken, refusal_in
+from services.errors import BadSetting, ReplicaTaken, ServiceStopping, refusal_in
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
@@ -56,6 +56,7 @@ class Settings:
     torch_threads: int = 1
     credit_timeout_s: float = 2.0  # a seat without credit is given up after this
     announce_period_s: float = 1.0
+    leave_s: float = 20.0  # longest time for sessions to move to other replicas, once it is told to stop
     past_latents: int = 32  # kept of each session for a viewer that comes back; at least what the world needs
     kept_s: float = 30.0  # so long after its stay has ended
     silence_s: float = 0.7  # a viewer without a sign of life for so long loses its seat to one that comes
@@ -136,6 +137,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
+        await self._leave()
         await asyncio.to_thread(self.gpus.stop)
         await self.engine.stop()
         if self._task is not None:
@@ -148,10 +150,24 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             await self._logbook.send(log_pb2_grpc.LogServiceStub(self._channel))
             await self._channel.close()
 
+    async def _leave(self) -> None:
+        """Let sessions move to other replicas, each when its decoder has had its world built up there."""
+        self._is_leaving.set()
+        if self._channel is None or self.failure() or not self._settings.leave_s or not len(self.stays):
+            return
+        log.info("engine leaves", sessions=len(self.stays))
+        with suppress(grpc.aio.AioRpcError):  # nobody else is seated here, from now on
+            await self._sessions.Announce(self._announcement(), timeout=1.0)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stays.until_empty(), self._settings.leave_s)
+        log.info("engine left", sessions_behind=len(self.stays))
+
     async def Generate(
         self, request_iterator: AsyncIterator[GenerateRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[GenerateResponse]:
         start = await first(request_iterator)
+        if self._is_leaving.is_set():
+            raise ServiceStopping("this engine stops; go on with another", retry_after_s=0.5)
         await self.stays.make_way(start.session_id)
         residence = self.engine.admit()
         stay = self.stays.enter(start.session_id, residence)
@@ -213,7 +229,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             replica=self._replica,
             address=self._address,
             model=self._model,
-            slots=self.engine.slots_offered,
+            slots=0 if self._is_leaving.is_set() else self.engine.slots_offered,
             step_s=self.engine.step_s,
         )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from services import telemetry
@@ -55,12 +55,15 @@ class Stays:
         self._clock = clock
         self._here: dict[str, Stay] = {}
         self._left: OrderedDict[str, _Left] = OrderedDict()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
 
     def __len__(self) -> int:
         return len(self._here)
 
-    def __iter__(self) -> Iterator[Stay]:
-        return iter([*self._here.values()])
+    async def until_empty(self) -> None:
+        """Until nobody stays here."""
+        await self._emptied.wait()
 
     async def make_way(self, session_id: str) -> None:
         """Until nobody else watches the session here. Raises SeatTaken at that viewer's next sign of life."""
@@ -83,6 +86,7 @@ class Stays:
         """After `make_way`."""
         assert session_id not in self._here
         stay = self._here[session_id] = Stay(session_id, residence, self._clock())
+        self._emptied.clear()
         return stay
 
     def leave(self, stay: Stay) -> None:
@@ -91,6 +95,8 @@ class Stays:
             return
         del self._here[stay.session_id]
         stay.changed.set()
+        if not self._here:
+            self._emptied.set()
         if stay.trail.newest is not None:
             self._left.pop(stay.session_id, None)
             self._left[stay.session_id] = _Left(stay.trail, stay.epoch, self._clock() + self._kept_s)
