@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import grpc
 
@@ -26,6 +27,9 @@ from loadtests.ledger import Ledger
 _FINAL = frozenset(
     {"session_closed", "unknown_session", "bad_request", "unauthenticated", "permission_denied"}
 )
+
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,25 @@ class Patience:
 class ReturningPlayer:
     """One session, from opening to closing, with keys that a seed chooses."""
 
-    def __init__(self, instances: Instances, seed: int, patience: Patience | None = None) -> None:
+    def __init__(
+        self, instances: Instances, seed: int, patience: Patience | None = None, key: str = ""
+    ) -> None:
+        """key: the tenant's, where one is asked for."""
         self.ledger = Ledger()
         self.session = Session()
         self._instances = instances
         self._random = random.Random(seed)
         self._seed = seed
+        self._key = key
         self._patience = patience or Patience()
         self._decoder = self._random.randrange(len(instances.decoders))
         self._control = self._random.randrange(len(instances.controls))
         self._outgoing: asyncio.Queue[int | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def _token(self) -> Metadata:
+        return bearer(token_of(self.session))
 
     @property
     def decoder(self) -> str:
@@ -78,7 +90,9 @@ class ReturningPlayer:
             ends_at_s = time.monotonic() + self._patience.lease_s
             while True:
                 try:
-                    self.session = await sessions.Open(OpenRequest(seed=self._seed), timeout=5.0)
+                    self.session = await sessions.Open(
+                        OpenRequest(seed=self._seed), timeout=5.0, metadata=bearer(self._key)
+                    )
                     break
                 except grpc.aio.AioRpcError:
                     if time.monotonic() > ends_at_s:
@@ -113,7 +127,9 @@ class ReturningPlayer:
         async with AsyncExitStack() as stack:
             sessions = SessionServiceStub(await _dialled(stack, "ipv4:" + ",".join(self._instances.sessions)))
             try:
-                await sessions.Close(CloseRequest(session_id=self.session.session_id), timeout=5.0)
+                await sessions.Close(
+                    CloseRequest(session_id=self.session.session_id), timeout=5.0, metadata=self._token
+                )
             except grpc.aio.AioRpcError as error:
                 self.ledger.breaks.append((time.monotonic(), f"close: {error.code().name}"))
 
@@ -138,7 +154,7 @@ class ReturningPlayer:
         async with AsyncExitStack() as stack:
             stub = FrameServiceStub(await _dialled(stack, self.decoder))
             shown: asyncio.Queue[int | None] = asyncio.Queue()
-            call = stub.Watch(self._shown(shown))
+            call = stub.Watch(self._shown(shown), metadata=self._token)
             stack.callback(call.cancel)
             stack.callback(shown.put_nowait, None)
             try:
@@ -193,7 +209,7 @@ class ReturningPlayer:
             self._outgoing = outgoing
             for seq in self.ledger.unanswered:
                 outgoing.put_nowait(seq)
-            call = stub.Send(self._events(outgoing))
+            call = stub.Send(self._events(outgoing), metadata=self._token)
             stack.callback(call.cancel)
             stack.callback(outgoing.put_nowait, None)
             waiting_since_s = time.monotonic()
@@ -233,6 +249,16 @@ class ReturningPlayer:
             yield ControlEvent(
                 session_id=self.session.session_id, seq=seq, keys=Keys(down=self.ledger.sent[seq])
             )
+
+
+def bearer(secret: str) -> Metadata:
+    """What a call carries: a tenant's key, or a session's token."""
+    return (("authorization", f"Bearer {secret}"),) if secret else ()
+
+
+def token_of(session: Session) -> str:
+    """Empty where no tenant is configured."""
+    return getattr(session, "token", "")
 
 
 async def _dialled(stack: AsyncExitStack, address: str) -> grpc.aio.Channel:

@@ -1,7 +1,7 @@
 """`Fleet`: all services, each in a process of its own, and links between them that can be cut."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,12 +92,20 @@ def target(addresses: Iterable[str]) -> str:
 
 
 @asynccontextmanager
-async def running(folder: Path, checkpoint: Path, size: Size) -> AsyncIterator[Fleet]:
-    """A fleet for as long as the block lasts, ready for players. Logs and Valkey's file go to `folder`."""
+async def running(
+    folder: Path, checkpoint: Path, size: Size, settings: Mapping[str, Mapping[str, str]] | None = None
+) -> AsyncIterator[Fleet]:
+    """A fleet for as long as the block lasts, ready for players. Logs and Valkey's file go to `folder`.
+
+    settings: for the environment of each kind, by its name.
+    """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 (before anything else runs)
     fleet = Fleet(folder)
     try:
         await _built(fleet, checkpoint, size)
+        for kind, chosen in (settings or {}).items():
+            for process in fleet.of(kind):
+                process.environ.update(chosen)
         await fleet.mended()
         yield fleet
     finally:
