@@ -52,7 +52,8 @@ class Again:
         self._world = world
         self._session = session
         self._values_per_frame = values_per_frame
-        self._made: dict[int, _Made] = {}
+        self._made: dict[int, _Made] = {}  # those above the newest are of an epoch that others went on from
+        self._newest = -1  # index of the latent that the world has come to
         self._controls = b""  # of the newest latent
         self._epoch, self._made_with = 0, ""
         self.latents = 0  # that were made again, those of older epochs that nobody went on from too
@@ -72,11 +73,11 @@ class Again:
 
     def rows(self) -> dict[int, Tensor]:
         """The controls that went into each latent, [4, k], by its index."""
-        return {index: made.controls for index, made in self._made.items()}
+        return {index: self._made[index].controls for index in range(self._newest + 1)}
 
     def film(self) -> list[Tensor]:
         """The latents of the session, in order, as it went in the end."""
-        return [self._made[index].latent for index in sorted(self._made)]
+        return [self._made[index].latent for index in range(self._newest + 1)]
 
     def _do(self, verb: Verb) -> None:
         match verb.WhichOneof("said"):
@@ -85,8 +86,9 @@ class Again:
             case "went_on":
                 self._go_on(verb.went_on.past, verb.went_on.prompt)
             case "took_in":
-                self._check_known(verb.took_in.past)
+                self._check(verb.took_in.past)
                 self._world.extend(_SLOT, self._past(verb.took_in.past))
+                self._newest = verb.took_in.past[-1].index
             case "prompted":
                 self._world.set_prompt(_SLOT, verb.prompted)
             case "stepped":
@@ -100,12 +102,15 @@ class Again:
         self._keep(0, latent, torch.zeros(FRAMES_PER_LATENT, self._values_per_frame), logged)
 
     def _go_on(self, past: Sequence[Known], prompt: str) -> None:
-        self._check_known(past)
-        newest = past[-1].index
-        self.went_on_at.append(newest + 1)
-        self._made = {index: made for index, made in self._made.items() if index <= newest}
+        for known in past:
+            self._controls = known.controls or self._controls
+            if not self._is_known(known) and known.index == self._newest + 1:
+                self._step(b"", known.digest)
+        self._check(past)
         self._world.close(_SLOT)
         self._world.resume(_SLOT, self._past(past), prompt, self._session.seed)
+        self._newest = past[-1].index
+        self.went_on_at.append(self._newest + 1)
 
     def _step(self, controls: bytes, logged: int) -> None:
         self._controls = controls or self._controls
@@ -114,27 +119,28 @@ class Again:
                 f"the log of epoch {self._epoch} begins after the session did; what came before it is lost"
             )
         rows = self._rows(self._controls)
-        index = max(self._made) + 1
-        self._keep(index, self._world.step({_SLOT: rows})[_SLOT], rows, logged)
+        self._keep(self._newest + 1, self._world.step({_SLOT: rows})[_SLOT], rows, logged)
 
-    def _check_known(self, past: Sequence[Known]) -> None:
-        """Makes what the engine before had made and not logged. Raises CannotReplay."""
+    def _check(self, past: Sequence[Known]) -> None:
+        """Raises CannotReplay."""
         for known in past:
             self._controls = known.controls or self._controls
-            if known.index not in self._made and known.index == max(self._made, default=-2) + 1:
-                self._step(b"", known.digest)
-            made = self._made.get(known.index)
-            if made is None or made.digest != known.digest:
+            if not self._is_known(known):
                 raise CannotReplay(
                     f"epoch {self._epoch} went on from latent {known.index}, which is not in the log; the"
                     " engine that made it was killed before it had logged that"
                 )
+
+    def _is_known(self, known: Known) -> bool:
+        made = self._made.get(known.index)
+        return made is not None and made.digest == known.digest
 
     def _keep(self, index: int, latent: Tensor, controls: Tensor, logged: int) -> None:
         self.latents += 1
         if digest(latent) != logged and self.difference is None:
             self.difference = Difference(self._epoch, index, self._made_with)
         self._made[index] = _Made(latent, controls, logged)
+        self._newest = index
 
     def _past(self, past: Sequence[Known]) -> Past:
         made = {known.index: self._made[known.index] for known in past}

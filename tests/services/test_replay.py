@@ -44,6 +44,14 @@ class Engine:
         self.world.resume(0, Past(self.latents, self.controls), SESSION.prompt, SESSION.seed)
         return self._named()
 
+    def take_in(self, other: "Engine", until: int) -> "Engine":
+        since = range(max(self.latents) + 1, until + 1)
+        self.latents |= {i: other.latents[i] for i in since}
+        self.controls |= {i: other.controls[i] for i in since}
+        past = Past({i: self.latents[i] for i in since}, {i: self.controls[i] for i in since})
+        self.world.extend(0, past)
+        return self
+
     def step(self, latents: int) -> "Engine":
         for _ in range(latents):
             index = max(self.latents) + 1
@@ -91,6 +99,30 @@ def test_a_session_that_went_on_elsewhere_is_resumed_at_the_same_latent(model: c
     assert (played.epochs, same(played.film(), second.latents)) == (2, True)
 
 
+def test_a_session_that_moved_while_it_was_played_took_in_what_was_made_meanwhile(
+    model: checkpoint.Model,
+) -> None:
+    first = Engine(model, 1).begin().step(20)
+    second = Engine(model, 2).go_on(first, until=17)
+    second.take_in(first, until=19).step(4)
+    played = again(model, [*first.world.take(), *second.world.take()])
+    assert played.difference is None
+    assert same(played.film(), second.latents)
+
+
+def test_what_an_engine_made_that_others_did_not_go_on_from_is_made_again_and_left_out(
+    model: checkpoint.Model,
+) -> None:
+    """The third engine goes on from what the second had made and not logged, not from what the first had."""
+    first = Engine(model, 1).begin().step(30)
+    second = Engine(model, 2).go_on(first, until=20)
+    logged = [*first.world.take(), *second.world.take()]
+    third = Engine(model, 3).go_on(second.step(5), until=25).step(2)
+    played = again(model, [*logged, *third.world.take()])
+    assert played.difference is None
+    assert same(played.film(), third.latents)
+
+
 def test_what_a_killed_engine_had_not_logged_is_made_again_from_what_the_next_one_was_given(
     model: checkpoint.Model,
 ) -> None:
@@ -105,9 +137,16 @@ def test_what_a_killed_engine_had_not_logged_is_made_again_from_what_the_next_on
 
 def test_a_past_that_nobody_logged_is_said_to_be_missing(model: checkpoint.Model) -> None:
     first = Engine(model, 1).begin().step(4)
-    second = Engine(model, 2).go_on(first, until=4).step(1)
-    with pytest.raises(CannotReplay, match="epoch 2 went on from latent 0"):
-        again(model, second.world.take())
+    logged = first.world.take()
+    first.step(26)
+    for index in range(2, 20):
+        del first.latents[index]  # a decoder keeps the first two and the last
+    second = Engine(model, 2).go_on(first, until=30).step(1)
+    entries = second.world.take()
+    with pytest.raises(CannotReplay, match="epoch 2 went on from latent 20"):
+        again(model, [*logged, *entries])
+    with pytest.raises(CannotReplay, match="epoch 2 begins after the session did"):
+        again(model, entries)
 
 
 def test_the_first_latent_that_differs_is_named(model: checkpoint.Model) -> None:
