@@ -1,8 +1,8 @@
 """How long a player waits when something dies or hangs: `python -m services.bench.resume --times 20`.
 
 The services run as processes of their own: *sessions* with its Valkey, *control*, two engines, two decoders.
-A player plays; whatever plays for it is struck by SIGKILL, SIGSTOP or SIGTERM, and the longest gap between two
-of its frames is taken. A member that was struck is started again before the next strike.
+A player plays; what plays for it is struck by SIGKILL, SIGSTOP or SIGTERM, and the longest gap between two of
+its frames is taken. A member that was struck is started again before the next strike.
 """
 
 import argparse

@@ -59,7 +59,7 @@ class Settings:
     leave_s: float = 20.0  # longest time for sessions to move to other replicas, once it is told to stop
     past_latents: int = 32  # kept of each session for a viewer that comes back; at least what the world needs
     kept_s: float = 30.0  # so long after its stay has ended
-    silence_s: float = 0.7  # a viewer without a sign of life for so long loses its seat to one that comes
+    silence_s: float = 1.0  # a viewer without a sign of life for so long loses its seat to one that comes
     snapshot_period_s: float = 2.0  # what must outlive engine and decoder goes to *sessions*; 0: never
     log_period_s: float = 1.0  # how often what sessions can be played again from goes to *sessions*; 0: never
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from livevideo.v1 import engine_pb2_grpc, resume_pb2_grpc
-from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Latent, Seated, Start
+from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Latent, Ready, Seated, Start
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
     ClaimRequest,
@@ -20,7 +20,7 @@ from livevideo.v1.session_pb2 import (
 )
 from services.app import Context, Service
 from services.decoder.source import LatentSource, Patience
-from services.errors import SessionClosed
+from services.errors import NoEngine, SessionClosed
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
@@ -131,3 +131,124 @@ async def test_an_engine_that_skips_a_latent_is_not_believed(
     with pytest.raises(RuntimeError, match=r"latent 1 .* 0 was due"):
         async for _ in source_of(session).latents():
             pass
+
+
+@dataclass
+class MovingEngine(engine_pb2_grpc.EngineServiceServicer):
+    """Makes what there is credit for; from latent `hangs_at` on nothing; from `leaves_at` on it says so."""
+
+    sessions: "SessionServiceAsyncStub"
+    replica: str
+    until: int
+    hangs_at: int = 1000
+    leaves_at: int = 1000
+    name: str = "engine"
+    starts: list[Start] = field(default_factory=list)
+    since: list[int] = field(default_factory=list)
+
+    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
+        return ("livevideo.v1.EngineService",)
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def Generate(
+        self, requests: AsyncIterator[GenerateRequest], context: Context
+    ) -> AsyncIterator[GenerateResponse]:
+        start = (await anext(requests)).start
+        self.starts.append(start)
+        known = [latent.index for latent in start.past]
+        if start.is_ahead:
+            yield GenerateResponse(ready=Ready())
+            self.since = [latent.index for latent in (await anext(requests)).take.since]
+            known += self.since
+        claim = ClaimRequest(session_id=start.session_id, replica=self.replica, after_epoch=start.after_epoch)
+        epoch = (await self.sessions.Claim(claim)).epoch
+        index = known[-1] + 1 if known else 0
+        yield GenerateResponse(seated=Seated(epoch=epoch, next_index=index))
+        async for request in requests:
+            for _ in range(request.credit.latents):
+                if index == self.hangs_at:
+                    await asyncio.Event().wait()
+                if index == self.until:
+                    return
+                yield GenerateResponse(latent=Latent(index=index, is_leaving=index >= self.leaves_at))
+                index += 1
+                await asyncio.sleep(0.01)
+
+
+async def two_engines(
+    serve: Serve,
+    session_stub: "SessionServiceAsyncStub",
+    road: Model,
+    *,
+    hangs_at: int = 1000,
+    leaves_at: int = 1000,
+) -> tuple[MovingEngine, MovingEngine, Session]:
+    engines = [
+        MovingEngine(session_stub, "engine-1", 12, hangs_at, leaves_at),
+        MovingEngine(session_stub, "engine-2", 12),
+    ]
+    session = await opened(session_stub, road, await serve(engines[0]))
+    second = AnnounceRequest(replica="engine-2", address=await serve(engines[1]), model=road, slots=2)
+    await session_stub.Announce(second)
+    return engines[0], engines[1], session
+
+
+async def test_an_engine_that_owes_a_latent_is_given_up(
+    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
+) -> None:
+    first, second, session = await two_engines(serve, session_stub, road, hangs_at=5)
+    said = [said async for said in source_of(session).latents()]
+    assert [latent.index for latent in said if isinstance(latent, Latent)] == [*range(12)]
+    assert [len(first.starts), len(second.starts)] == [1, 1]
+    assert second.starts[0].after_epoch == 1
+
+
+async def test_a_viewer_that_lets_nothing_come_is_owed_nothing(
+    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, dial: Dial, sessions_address: str
+) -> None:
+    _, second, session = await two_engines(serve, session_stub, road)
+    patience = Patience(hang_s=0.2, seated_s=20.0)
+    resume = resume_pb2_grpc.ResumeServiceStub(dial(sessions_address))
+    source = LatentSource(resume, session.session_id, limit=2, kept=KEPT, patience=patience)
+    latents = source.latents()
+    for _ in range(1 + 2):
+        await anext(latents)
+    coming = asyncio.ensure_future(anext(latents))
+    await asyncio.sleep(0.6)
+    source.allow(3)
+    latent = await asyncio.wait_for(coming, 20)
+    assert isinstance(latent, Latent)
+    assert latent.index == 2
+    assert not second.starts
+    await latents.aclose()
+
+
+async def test_an_engine_that_leaves_plays_on_until_another_is_ready(
+    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
+) -> None:
+    _, second, session = await two_engines(serve, session_stub, road, leaves_at=3)
+    said = [said async for said in source_of(session).latents()]
+    assert [latent.index for latent in said if isinstance(latent, Latent)] == [*range(12)]
+    (start,) = second.starts
+    assert start.is_ahead
+    assert start.seed == session.seed
+    assert start.past[-1].index == 3
+    assert second.since == [*range(4, 4 + len(second.since))]
+    assert second.since, "it had played on"
+
+
+async def test_where_nobody_takes_a_session_that_is_said_without_an_address(
+    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, dial: Dial, sessions_address: str
+) -> None:
+    session = await opened(session_stub, road, "127.0.0.1:1")
+    patience = Patience(broken_s=0.3, retry_s=0.01)
+    resume = resume_pb2_grpc.ResumeServiceStub(dial(sessions_address))
+    source = LatentSource(resume, session.session_id, limit=2, kept=KEPT, patience=patience)
+    with pytest.raises(NoEngine) as refusal:
+        await anext(source.latents())
+    assert "127.0.0.1" not in refusal.value.message
+    assert refusal.value.retry_after_s
