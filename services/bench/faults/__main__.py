@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,9 +40,8 @@ def turns(scenarios: list[Scenario], kills: int, runs: int) -> Iterator[Scenario
         yield scenario
 
 
-async def strike(options: argparse.Namespace, scenarios: list[Scenario]) -> list[Outcome]:
-    """All runs, one after the other, on one fleet."""
-    outcomes: list[Outcome] = []
+async def strike(options: argparse.Namespace, scenarios: list[Scenario], outcomes: list[Outcome]) -> None:
+    """All runs, one after the other, on one fleet; what each came to is appended to `outcomes`."""
     model = load(options.checkpoint)
     async with fleet.running(options.logs, options.checkpoint, fleet.Size()) as running:
         for number, scenario in enumerate(turns(scenarios, options.kills, options.runs)):
@@ -49,7 +49,6 @@ async def strike(options: argparse.Namespace, scenarios: list[Scenario]) -> list
             outcome = await Stage(running, scenario, options.seed + number, options.players, model).play()
             outcomes.append(outcome)
             print(_line(outcome), file=sys.stderr, flush=True)
-    return outcomes
 
 
 def _line(outcome: Outcome) -> str:
@@ -84,7 +83,9 @@ def main() -> int:
     if options.kills and not sum(each.kills for each in scenarios):
         parser.error("these scenarios kill nothing; say --kills 0 and how many --runs")
     torch.set_num_threads(1)
-    outcomes = asyncio.run(strike(options, scenarios))
+    outcomes: list[Outcome] = []
+    with suppress(KeyboardInterrupt):  # who has seen enough is told what came of it
+        asyncio.run(strike(options, scenarios, outcomes))
     totals = report.summary(outcomes)
     if options.keep:
         keep("faults", {"machine": machine(), **totals, "outcomes": [*map(asdict, outcomes)]}, options.out)
