@@ -26,7 +26,6 @@ class Logbook:
     """
 
     def __init__(self, world: RecordedWorld, period_s: float) -> None:
-        """period_s: 0 sends nothing, for good."""
         self._world = world
         self._period_s = period_s
         self._soon = asyncio.Event()
@@ -35,8 +34,6 @@ class Logbook:
 
     async def run(self, logs: "LogServiceAsyncStub") -> None:
         """Without end."""
-        if not self._period_s:
-            await asyncio.Event().wait()
         loop = asyncio.get_running_loop()
 
         def hurry() -> None:

@@ -61,7 +61,8 @@ class Settings:
     kept_s: float = 30.0  # so long after its stay has ended
     silence_s: float = 1.0  # a viewer without a sign of life for so long loses its seat to one that comes
     snapshot_period_s: float = 2.0  # what must outlive engine and decoder goes to *sessions*; 0: never
-    log_period_s: float = 1.0  # how often what sessions can be played again from goes to *sessions*; 0: never
+    is_logged: bool = True  # what sessions can be played again from goes to *sessions*
+    log_period_s: float = 1.0  # how often
 
     def __post_init__(self) -> None:
         least_of = {"slots": 1, "phases": 1, "warm_up_steps": 0, "torch_threads": 1, "past_latents": 1}
@@ -84,7 +85,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._replica = settings.replica or f"engine-{np.random.SeedSequence().entropy:032x}"[:20]
         self._address = settings.advertised_address
         self._recorded = RecordedWorld(
-            world, made_with(Path(settings.checkpoint)), MOST_VERBS if settings.log_period_s else 0
+            world, made_with(Path(settings.checkpoint)), MOST_VERBS if settings.is_logged else 0
         )
         self._logbook = Logbook(self._recorded, settings.log_period_s)
         self.engine = Engine(

@@ -18,7 +18,7 @@ class LogLimits:
     """How long logs are kept, and how much."""
 
     kept_s: float = 86_400.0  # after a log's last entry
-    tenant_bytes: int = 64 << 20  # of all logs of one tenant; 0: nothing is logged
+    tenant_bytes: int = 64 << 20  # of all logs of one tenant
 
 
 class LogService(log_pb2_grpc.LogServiceServicer):

@@ -50,10 +50,8 @@ class Settings:
     redis_url: str = ""  # redis://, rediss:// or unix://; empty: a Valkey of its own, which keeps nothing
     outage_s: float = 10.0  # an engine's Follow outlives a silence of Redis this long
     pushes_per_session: int = 8  # most Push calls of one session here; each holds a connection to Redis
-    log_kept_s: float = (
-        86_400.0  # the log of a session, which it can be played again from, after its last entry
-    )
-    log_tenant_bytes: int = 64 << 20  # of all logs of one tenant; 0: nothing is logged
+    log_kept_s: float = 86_400.0  # what a session can be played again from, after its last entry
+    log_tenant_bytes: int = 64 << 20  # of all logs of one tenant
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
     away_s: float = 30.0  # a seat is kept this long for a viewer who was there and may come back
     snapshot_bytes: int = 16 << 20  # the most that a session's snapshot may weigh

@@ -124,10 +124,10 @@ async def test_logs_that_have_expired_take_no_room(
     await redis.aclose()
 
 
-async def test_sessions_keeps_no_log_where_it_is_given_no_room(
+async def test_sessions_says_for_whom_there_is_no_room(
     serve: Serve, dial: Dial, valkey_url: str, opened: list[str]
 ) -> None:
-    address = await serve(SessionService(Settings(redis_url=valkey_url, log_tenant_bytes=0)))
+    address = await serve(SessionService(Settings(redis_url=valkey_url, log_tenant_bytes=1)))
     stub: Logs = log_pb2_grpc.LogServiceStub(dial(address))
     assert [*(await stub.Append(AppendRequest(entries=[entry(opened[0])]))).full] == [opened[0]]
 

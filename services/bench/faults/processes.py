@@ -41,7 +41,11 @@ class Process:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
-                env={**os.environ, **self.environ, "ADDRESS": self.address},
+                env={
+                    **os.environ,
+                    **self.environ,
+                    **dict.fromkeys(("ADDRESS", "INTERNAL_ADDRESS"), self.address),
+                },
                 start_new_session=True,  # Ctrl-C is for the bench, which then ends this one
             )
 
