@@ -46,7 +46,7 @@ class RecordedWorld:
         self._made_with = made_with
         self._most_verbs = most_verbs
         self._stays: dict[int, _Stay] = {}
-        self._left: deque[LogEntry] = deque(maxlen=_MOST_LEFT)
+        self._left: deque[_Stay] = deque(maxlen=_MOST_LEFT)
         self._lock = threading.Lock()
 
     @property
@@ -90,8 +90,8 @@ class RecordedWorld:
     def close(self, slot: int) -> None:
         self._world.close(slot)
         with self._lock:
-            if (stay := self._stays.pop(slot, None)) is not None and (entry := self._entry(stay)) is not None:
-                self._left.append(entry)
+            if (stay := self._stays.pop(slot, None)) is not None:
+                self._left.append(stay)
 
     def name(self, slot: int, session_id: str, tenant: str, epoch: int) -> None:
         """Whose stay it is in a slot. What nobody names, such as a warm-up, is written down for nobody."""
@@ -110,9 +110,18 @@ class RecordedWorld:
 
     def take(self) -> list[LogEntry]:
         """What was done since the last call, for all sessions that are named."""
-        with self._lock:
-            entries = [*self._left, *filter(None, map(self._entry, self._stays.values()))]
+        with self._lock:  # held for as long as no step would notice
+            stays = [each for each in (*self._left, *self._stays.values()) if each.name and each.waiting]
+            taken = [(each, each.waiting, each.first_verb) for each in stays]
             self._left.clear()
+            for each in stays:
+                each.first_verb += len(each.waiting)
+                each.waiting = []
+        entries = []
+        for stay, verbs, first_verb in taken:
+            entry = LogEntry(first_verb=first_verb, verbs=verbs)
+            entry.MergeFrom(stay.name or LogEntry())
+            entries.append(entry)
         return entries
 
     def _note(self, slot: int, verb: Verb) -> None:
@@ -121,15 +130,6 @@ class RecordedWorld:
             return
         stay.is_cut = len(stay.waiting) >= self._most_verbs
         stay.waiting.append(Verb(cut=Cut()) if stay.is_cut else verb)
-
-    def _entry(self, stay: _Stay) -> LogEntry | None:
-        if stay.name is None or not stay.waiting:
-            return None
-        entry = LogEntry(first_verb=stay.first_verb, verbs=stay.waiting)
-        entry.MergeFrom(stay.name)
-        stay.first_verb += len(stay.waiting)
-        stay.waiting = []
-        return entry
 
 
 def digest(latent: Tensor) -> int:

@@ -80,7 +80,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     if options.out:
-        save(again, model, options.out)
+        try:
+            save(again, model, options.out)
+        except OSError as error:
+            print(f"{options.out} cannot be written: {error}", file=sys.stderr)
+            return 2
     if options.json:
         difference = again.difference and asdict(again.difference)
         print(json.dumps({"latents": again.latents, "epochs": again.epochs, "difference": difference}))

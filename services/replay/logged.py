@@ -9,7 +9,7 @@ from livevideo.v1.session_pb2 import Session
 from services.app import open_channel
 from services.engine.steering import values_per_frame
 from services.engine.world import on_one_device
-from services.replay.again import Again
+from services.replay.again import Again, CannotReplay
 
 
 @dataclass
@@ -22,6 +22,11 @@ class Logged:
 
     def played_again(self, model: Model, device: str = "cpu") -> Again:
         """Raises CannotReplay, BadSetting."""
+        played, name = self.session.model.name, model.preset.name
+        if not self.entries:
+            raise CannotReplay("the log holds nothing; its tenant's room was full when the session began")
+        if played != name:
+            raise CannotReplay(f"the session is of model {played}, this is {name}; give its --checkpoint")
         values = values_per_frame(self.session.model.keys, self.session.model.tracks)
         again = Again(on_one_device(model, 1, device), self.session, values)
         again.play(self.entries)

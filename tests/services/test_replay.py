@@ -11,8 +11,10 @@ from aapt.presets import PRESETS
 from aapt.rollout import Past, Rollout
 from livevideo.v1.log_pb2 import LogEntry
 from livevideo.v1.session_pb2 import Session
+from services.engine.model import described
 from services.engine.recorded import RecordedWorld
 from services.replay.again import Again, CannotReplay
+from services.replay.logged import Logged
 
 PRESET = PRESETS["debug"]
 SESSION = Session(session_id="tiny-1", seed=5, prompt="a road")
@@ -173,6 +175,14 @@ def test_a_log_that_could_not_be_sent_for_too_long_ends_there(model: checkpoint.
     (entry,) = engine.world.take()
     assert [verb.WhichOneof("said") for verb in entry.verbs] == ["began", *["stepped"] * 4, "cut"]
     assert len(again(model, [entry]).film()) == 5
+
+
+def test_a_log_of_another_model_or_of_nothing_is_refused(model: checkpoint.Model) -> None:
+    session = Session(session_id="road-1", model=described(PRESETS["road"]))
+    with pytest.raises(CannotReplay, match="holds nothing"):
+        Logged(session).played_again(model)
+    with pytest.raises(CannotReplay, match="is of model road, this is debug"):
+        Logged(session, [LogEntry()]).played_again(model)
 
 
 def test_controls_that_do_not_change_take_no_room(model: checkpoint.Model) -> None:
