@@ -86,7 +86,7 @@ class Scenario:
 
 
 # Where a player is when it strikes: at its first latents, or with a window that is full.
-PLAYED = Wait(0.3, 2.5)
+PLAYED = Wait(0.0, 2.5)
 A_MOMENT = Wait(0.0, 1.0)
 THEN = (Recover(), Wait(0.5, 1.0), Restart())
 
@@ -99,8 +99,8 @@ def _hung(*kinds: str) -> tuple[Event, ...]:
     return (PLAYED, Hang(kinds), Recover(), Wait(0.5, 3.0), GoOn(), Wait(0.5, 1.5))
 
 
-def _cut(caller: str, called: str) -> tuple[Event, ...]:
-    return (PLAYED, Cut(caller, called), Wait(1.0, 4.0), Mend(), Recover(), Wait(0.5, 1.5))
+def _cut(caller: str, called: str, lasts: Wait = Wait(1.0, 4.0)) -> tuple[Event, ...]:
+    return (PLAYED, Cut(caller, called), lasts, Mend(), Recover(), Wait(0.5, 1.5))
 
 
 SCENARIOS = (
@@ -120,6 +120,24 @@ SCENARIOS = (
         ),
         pause_s=5.0,
     ),
+    Scenario(
+        "Valkey, SIGKILL, and away for 4 to 8 s",
+        (PLAYED, Kill(("valkey",)), Wait(4.0, 8.0), Restart(), Recover(), Wait(1.0, 2.0)),
+        pause_s=0.5,
+    ),
+    Scenario(
+        "engine, SIGKILL, while Valkey is away",
+        (
+            PLAYED,
+            Kill(("valkey",)),
+            A_MOMENT,
+            Kill(("engine",)),
+            A_MOMENT,
+            Restart(),
+            Recover(),
+            Wait(0.5, 1.0),
+        ),
+    ),
     Scenario("engine, SIGSTOP", _hung("engine"), pause_s=2.0),
     Scenario("decoder, SIGSTOP", _hung("decoder"), pause_s=2.0),
     Scenario("control, SIGSTOP", _hung("control"), pause_s=0.5),
@@ -133,6 +151,12 @@ SCENARIOS = (
     Scenario("decoder, SIGTERM", (PLAYED, Drain("decoder"), *THEN), pause_s=1.0),
     Scenario("cut: decoder from engine", _cut("decoder", "engine"), pause_s=2.0),
     Scenario("cut: engine from sessions", _cut("engine", "sessions"), pause_s=2.0),
+    Scenario(
+        "cut for longer than a lease: engine from sessions",
+        _cut("engine", "sessions", Wait(5.0, 8.0)),
+        pause_s=2.0,
+    ),
+    Scenario("cut: decoder from sessions", _cut("decoder", "sessions"), pause_s=0.5),
     Scenario("cut: control from sessions", _cut("control", "sessions"), pause_s=0.5),
     Scenario("cut: sessions from Valkey", _cut("sessions", "valkey"), pause_s=0.5),
 )

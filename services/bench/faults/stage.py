@@ -5,6 +5,7 @@ import random
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import grpc
@@ -82,6 +83,7 @@ class Stage:
             ReturningPlayer(instances, self._random.randrange(1, 2**31), self._patience)
             for _ in range(players)
         ]
+        self._engine = ""  # that the first player's session was known to use
         self._ended: list[str] = []  # processes that a Restart brings back
 
     async def play(self) -> Outcome:
@@ -91,6 +93,7 @@ class Stage:
                 await player.begin()
             if not all(await self._frames(1 + 4 * LATENTS_BEFORE)):
                 self._outcome.notes.append("a player saw no picture before anything was struck")
+            await self._name("engine")
             struck_at_s = time.monotonic()
             for event in self._scenario.events:
                 await self._do(event)
@@ -170,7 +173,9 @@ class Stage:
         player, processes = self._players[0], self._fleet.of(kind)
         match kind:
             case "engine":
-                return await self._fleet.engine_of(player.session.session_id)
+                with suppress(grpc.aio.AioRpcError):  # nobody knows now: it is where it was
+                    self._engine = await self._fleet.engine_of(player.session.session_id)
+                return self._engine
             case "decoder" | "control":
                 address = getattr(player, kind)
                 return next(each.name for each in processes if each.address == address)
