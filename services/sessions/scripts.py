@@ -14,9 +14,9 @@ Keys of a model:
     model      the Model message, while a replica announces it
 Keys of a session:
     session    hash  record (the Session message as opened, without its picture), image,
-                     state (a SessionState), epoch, seq (of the newest control), replica and address (where its
-                     seat is), holder (the replica of the newest claim), tenant, ended (why), ended_ms; where it
-                     was opened with a key: key_id, token (its hash), token_until_ms, opened_ms,
+                     state (a SessionState), epoch, seq (of the newest control), replica and address (where
+                     its seat is), holder (the replica of the newest claim), tenant, ended (why), ended_ms;
+                     where it was opened with a key: key_id, token (its hash), token_until_ms, opened_ms,
                      metered_epoch and metered_ms (until when its time is counted), latents,
                      heard_seq and heard_ms (of the newest control), notice ("reason ends_ms")
     controls   stream; a control has the id seq-0, marks (epoch, closed: why) follow it as seq-1, seq-2, ...
