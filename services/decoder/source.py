@@ -15,7 +15,8 @@ from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, SESSION_STATE_LIVE, G
 from services import telemetry
 from services.app import open_channel
 from services.credentials import Metadata
-from services.errors import EngineFull, SeatTaken, SessionClosed, refusal_in
+from services.endings import ended
+from services.errors import EngineFull, SeatTaken, refusal_in
 from services.tls import Tls
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class LatentSource:
                 return known
             raise
         if session.state == SESSION_STATE_CLOSED:
-            raise SessionClosed(f"session {self._session_id} has ended; open a new one")
+            raise ended(f"session {self._session_id}", session.ended)
         return session
 
     async def _generate(self, address: str) -> AsyncGenerator[Seated | Latent, None]:

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
+from services.endings import ended
 from services.sessions import queue, refusals, scripts, tenancy
 from services.sessions.connection import Connection, RedisAccess, asking
 from services.sessions.keys import checked, hashed, new_session_id, new_token
@@ -206,7 +207,7 @@ class SessionStore:
         controls = []
         for fields in entries:
             if b"closed" in fields:
-                raise refusals.ended(f"session {session_id}", fields[b"closed"].decode())
+                raise ended(f"session {session_id}", fields[b"closed"].decode())
             if int(fields.get(b"epoch", 0)) > epoch:
                 raise refusals.refusal("superseded", f"session {session_id}")
             if b"control" in fields:
@@ -218,7 +219,7 @@ class SessionStore:
         after, entries = await self.read(scripts.session_key(session_id, "receipts"), after)
         for fields in entries:
             if b"closed" in fields:
-                raise refusals.ended(f"session {session_id}", fields[b"closed"].decode())
+                raise ended(f"session {session_id}", fields[b"closed"].decode())
         return after, [ControlReceipt.FromString(each[b"receipt"]) for each in entries if b"receipt" in each]
 
     async def read(self, stream: str, after: bytes) -> tuple[bytes, list[dict[bytes, bytes]]]:
