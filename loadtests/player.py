@@ -45,6 +45,7 @@ class Addresses:
     control: str
     frames: str
     api_key: str = field(default="", repr=False)
+    ca_file: Path | None = None  # PEM, who signs their certificates; None: they are spoken to in plain text
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,13 @@ def add_addresses(parser: argparse.ArgumentParser) -> None:
     for name in ("sessions", "control", "frames"):
         parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")
     parser.add_argument("--api-key-file", default="", help="the tenant's key (default: AAPT_API_KEY)")
+    parser.add_argument("--ca-file", type=Path, help="PEM, who signs the services' certificates")
 
 
 def chosen_addresses(options: argparse.Namespace) -> Addresses:
     """What `add_addresses` was given."""
     api_key = from_file_or_environment(options.api_key_file)
-    return Addresses(options.sessions, options.control, options.frames, api_key)
+    return Addresses(options.sessions, options.control, options.frames, api_key, options.ca_file)
 
 
 class Driver(Protocol):
@@ -106,7 +108,7 @@ class Player:
 
     def __init__(self, addresses: Addresses) -> None:
         reached = {addresses.sessions, addresses.control, addresses.frames}
-        self._channels = {address: grpc.aio.insecure_channel(address) for address in reached}
+        self._channels = {address: _dialled(address, addresses.ca_file) for address in reached}
         self._api_key = addresses.api_key
         self._sessions = SessionServiceStub(self._channels[addresses.sessions])
         self._control = ControlServiceStub(self._channels[addresses.control])
@@ -199,6 +201,12 @@ class Player:
         yield WatchRequest(start=start)
         while True:
             yield WatchRequest(shown=Shown(frame_index=await shown.get()))
+
+
+def _dialled(address: str, ca_file: Path | None) -> grpc.aio.Channel:
+    if ca_file is None:
+        return grpc.aio.insecure_channel(address)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
 
 
 def _advance(progress: "tqdm[Any]") -> None:

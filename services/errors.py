@@ -170,6 +170,13 @@ class DecoderFull(ServiceError):
     reason = "decoder_full"
 
 
+class TooBusy(ServiceError):
+    """This instance has more of such work than it can do at once; try again soon."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "too_busy"
+
+
 class NoEngine(ServiceError):
     """No live engine serves the model now; try again when one has started."""
 

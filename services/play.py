@@ -65,6 +65,7 @@ async def check(settings: Settings, seconds: float) -> dict[str, Any]:
         player = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "loadtests.player", "--script", "road-lap", "--seconds", f"{seconds:g}"),
             *("--sessions", address, "--control", address, "--frames", address, "--json"),
+            *(("--ca-file", settings.tls.tls_ca_file) if settings.tls.tls_ca_file else ()),
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await player.communicate()

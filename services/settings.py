@@ -87,7 +87,11 @@ def _comments(cls: type[object]) -> dict[str, str]:
     """Of each field: the comment behind it, or the lines above it."""
     comments: dict[str, str] = {}
     above: list[str] = []
-    for line in inspect.getsource(cls).splitlines():
+    try:
+        lines = inspect.getsource(cls).splitlines()
+    except OSError:  # installed without its source
+        lines = []
+    for line in lines:
         if line.startswith("    # "):
             above.append(line.strip().removeprefix("# "))
             continue

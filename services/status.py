@@ -78,6 +78,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     """A thread for each request, but not for everybody who only connects."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

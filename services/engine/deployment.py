@@ -49,7 +49,7 @@ class Settings:
     """
 
     ray_address: str = ""  # of the cluster, host:port; empty: one on this machine, for as long as this runs
-    replicas: int = 1
+    replicas: int = 1  # engines, each with a port of its own
     shards: int = 1  # ranks of each replica; they share every latent
     cpus_per_rank: float = 1.0
     gpus_per_rank: float = 0.0  # 0: ranks compute on CPUs

@@ -57,9 +57,9 @@ class Settings:
     warm_up_steps: int = 8  # measured past the window before anybody is seated; 0: none
     # Left for one more session: its window when it is resumed, its latents that wait, its first picture.
     session_bytes: int = 64 << 20
-    torch_threads: int = 1
+    torch_threads: int = 1  # for each step
     credit_timeout_s: float = 2.0  # a seat without credit is given up after this
-    announce_period_s: float = 1.0
+    announce_period_s: float = 1.0  # between two announcements to *sessions*
     tls: Tls = field(default_factory=Tls)
 
     def __post_init__(self) -> None:

@@ -38,9 +38,11 @@ from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.follow import Follow
 from services.sessions.meter import Meter
+from services.sessions.pictures import Pictures
 from services.sessions.push import Push
 from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.streams import Streams
+from services.sessions.tenancy import Entrant
 from services.sessions.tenants import TenantStore
 from services.sessions.waiting import until_seated
 from services.settings import check
@@ -96,6 +98,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         self._streams = Streams(self._settings.pushes_per_session)
         self._looking: asyncio.Task[None] | None = None
         self._trouble: str | None = None
+        self._pictures = Pictures()
 
     @property
     def _store(self) -> SessionStore:
@@ -160,6 +163,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
             await asyncio.wait([self._keeping])
         if self._embedded is not None:
             await self._embedded.stop()
+        self._pictures.close()
 
     async def _look_after_redis(self, store: SessionStore) -> None:
         while True:
@@ -170,18 +174,20 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
                 self._trouble = error.message
             await asyncio.sleep(_LOOK_PERIOD_S)
 
+    async def _record(self, request: OpenRequest, entrant: Entrant) -> Session:
+        return await admission.record(request, entrant, self._pictures, *await self._store.models())
+
     async def Open(self, request: OpenRequest, context: Context) -> Session:
         with admission.deciding():
             entrant = await self._access.entrant(context)
-            record = await admission.record(request, entrant, *await self._store.models())
-            session = await self._store.open(record, entrant)
+            session = await self._store.open(await self._record(request, entrant), entrant)
         log.info("session opened", session=session.session_id, tenant=session.tenant, replica=session.replica)
         return session
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Wait(self, request: OpenRequest, context: Context) -> None:  # type: ignore[override]
         entrant = await self._access.entrant(context)
-        record = await admission.record(request, entrant, *await self._store.models())
+        record = await self._record(request, entrant)
         places = until_seated(
             self._store,
             self._tenants,

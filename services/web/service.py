@@ -32,9 +32,9 @@ class Settings:
     address: str = "127.0.0.1:50055"  # gRPC, for health alone, host:port
     metrics_port: int = 0  # 0: no metrics
     page_address: str = "127.0.0.1:8080"  # where browsers find the page; port 0 takes a free one
-    sessions_address: str = "127.0.0.1:50052"
-    control_address: str = "127.0.0.1:50051"
-    frames_address: str = "127.0.0.1:50054"
+    sessions_address: str = "127.0.0.1:50052"  # where *sessions* lets players in, host:port
+    control_address: str = "127.0.0.1:50051"  # of *control*, host:port
+    frames_address: str = "127.0.0.1:50054"  # of *decoder*, host:port
     api_key_file: str = ""  # of the tenant's key that every page plays with; empty: AAPT_API_KEY
     tls: Tls = field(default_factory=Tls)
 
