@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,10 +23,11 @@ from tqdm import tqdm
 
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
-from livevideo.v1.frame_pb2 import FrameFormat, Shown, WatchRequest, WatchStart
+from livevideo.v1.frame_pb2 import FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, GetRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from loadtests.comeback import Sender, Silence, Viewer
 from loadtests.eyes import Eyes
 from loadtests.movie import Movie, movie_at, to_rgb
 from loadtests.report import Measurements, Report
@@ -39,7 +41,10 @@ OPEN_DEADLINE_S = 15.0
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the three services are that a player speaks to, host:port; and a key, where tenants need one."""
+    """Where the three services are that a player speaks to: host:port, or several with commas between.
+
+    Where one is lost, the player comes back through the next. And a key, where tenants need one.
+    """
 
     sessions: str
     control: str
@@ -81,7 +86,7 @@ class Script:
 def add_addresses(parser: argparse.ArgumentParser) -> None:
     """The options that `Addresses` is made of."""
     for name in ("sessions", "control", "frames"):
-        parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")
+        parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT[,HOST:PORT]")
     parser.add_argument("--api-key-file", default="", help="the tenant's key (default: AAPT_API_KEY)")
     parser.add_argument("--ca-file", type=Path, help="PEM, who signs the services' certificates")
 
@@ -107,12 +112,14 @@ class Player:
     """One session, from opening to closing."""
 
     def __init__(self, addresses: Addresses) -> None:
-        reached = {addresses.sessions, addresses.control, addresses.frames}
+        told = (addresses.sessions, addresses.control, addresses.frames)
+        sessions, controls, frames = (each.split(",") for each in told)
+        reached = {*sessions, *controls, *frames}
         self._channels = {address: _dialled(address, addresses.ca_file) for address in reached}
         self._api_key = addresses.api_key
-        self._sessions = SessionServiceStub(self._channels[addresses.sessions])
-        self._control = ControlServiceStub(self._channels[addresses.control])
-        self._frames = FrameServiceStub(self._channels[addresses.frames])
+        self._sessions = SessionServiceStub(self._channels[sessions[0]])
+        self._controls = [ControlServiceStub(self._channels[each]) for each in controls]
+        self._decoders = [FrameServiceStub(self._channels[each]) for each in frames]
 
     async def play(
         self,
@@ -128,31 +135,31 @@ class Player:
         opened_at_s = time.monotonic()
         session = await self._open(wanted or OpenRequest())
         measured = Measurements(1 / session.model.frames_per_second, opened_at_s)
-        shown: asyncio.Queue[int] = asyncio.Queue()
-        keys = asyncio.create_task(self._press(session, driver, measured))
+        viewer = Viewer(self._decoders, session, FORMATS[picture_format])
+        sender = Sender(self._controls, session)
+        keys = asyncio.create_task(self._press(session, driver, sender, measured))
         token = bearer(session.token)
-        watch = self._frames.Watch(self._say(session, picture_format, shown), metadata=token)
         ends_at_s = float("inf")
         try:
-            async for response in watch:
-                if response.WhichOneof("said") != "frame":
-                    continue
-                now_s = time.monotonic()
-                measured.frame(response.frame, now_s)
-                shown.put_nowait(response.frame.index)
-                picture = to_rgb(response.frame.picture, picture_format, session.model)
-                driver.look(picture)
-                if movie is not None:
-                    movie.add(picture)
-                on_frame(measured)
-                ends_at_s = min(ends_at_s, now_s + seconds)
-                if now_s >= ends_at_s:
-                    break
-            else:
-                found = await self._sessions.Get(GetRequest(session_id=session.session_id), metadata=token)
-                print(f"the session was ended: {found.ended}", file=sys.stderr)
+            async with aclosing(viewer.frames()) as frames:
+                async for frame in frames:
+                    now_s = time.monotonic()
+                    measured.frame(frame, now_s)
+                    viewer.show(frame.index)
+                    picture = to_rgb(frame.picture, picture_format, session.model)
+                    driver.look(picture)
+                    if movie is not None:
+                        movie.add(picture)
+                    on_frame(measured)
+                    ends_at_s = min(ends_at_s, now_s + seconds)
+                    if now_s >= ends_at_s:
+                        break
+                else:
+                    asked = GetRequest(session_id=session.session_id)
+                    found = await self._sessions.Get(asked, metadata=token)
+                    print(f"the session was ended: {found.ended}", file=sys.stderr)
         finally:
-            watch.cancel()
+            measured.comebacks = viewer.comebacks.count + sender.comebacks.count
             keys.cancel()
             await asyncio.gather(keys, return_exceptions=True)
             await self._sessions.Close(CloseRequest(session_id=session.session_id), metadata=token)
@@ -179,28 +186,24 @@ class Player:
                     raise
                 await asyncio.sleep(0.1)
 
-    async def _press(self, session: Session, driver: Driver, measured: Measurements) -> None:
-        async def events() -> AsyncIterator[ControlEvent]:
+    async def _press(self, session: Session, driver: Driver, sender: Sender, measured: Measurements) -> None:
+        async def press() -> None:
             seq = 0
             async for down in driver.play():
                 seq += 1
                 measured.control(seq, time.monotonic())
-                yield ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=down))
+                sender.send(ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=down)))
 
-        async for receipt in self._control.Send(events(), metadata=bearer(session.token)):
-            outcome = receipt.WhichOneof("outcome")
-            measured.controls_accepted += outcome == "accepted"
-            measured.controls_obeyed += outcome == "obeyed"
-            if outcome == "refused":
-                print(f"control {receipt.seq} refused: {receipt.refused.message}", file=sys.stderr)
-
-    async def _say(
-        self, session: Session, picture_format: str, shown: asyncio.Queue[int]
-    ) -> AsyncIterator[WatchRequest]:
-        start = WatchStart(session_id=session.session_id, format=FORMATS[picture_format])
-        yield WatchRequest(start=start)
-        while True:
-            yield WatchRequest(shown=Shown(frame_index=await shown.get()))
+        pressing = asyncio.create_task(press())
+        try:
+            async for receipt in sender.receipts():
+                outcome = receipt.WhichOneof("outcome")
+                measured.controls_accepted += outcome == "accepted"
+                measured.controls_obeyed += outcome == "obeyed"
+                if outcome == "refused":
+                    print(f"control {receipt.seq} refused: {receipt.refused.message}", file=sys.stderr)
+        finally:
+            pressing.cancel()
 
 
 def _dialled(address: str, ca_file: Path | None) -> grpc.aio.Channel:
@@ -265,6 +268,9 @@ def main() -> int:
         return 2
     except grpc.aio.AioRpcError as refusal:
         print(f"refused: {refusal.code().name}: {refusal.details()}", file=sys.stderr)
+        return 2
+    except Silence as silence:
+        print(f"given up: {silence}", file=sys.stderr)
         return 2
     print(report.to_json())
     return 0

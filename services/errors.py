@@ -149,6 +149,13 @@ class SeatTaken(ServiceError):
     retry_s = 3.0
 
 
+class ReplicaTaken(ServiceError):
+    """Two engines have one name; a name belongs to the one that announced itself first, while it lives."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "replica_taken"
+
+
 class EngineFull(ServiceError):
     """Every slot is taken; try again when a session ends."""
 

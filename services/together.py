@@ -125,6 +125,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         tls=settings.tls,
         slots=settings.slots,
         checkpoint=str(settings.checkpoint.absolute()),
+        is_drained=False,  # there is nowhere to go
     )
     admin_port = settings.admin_port
     sessions = SessionService(

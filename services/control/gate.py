@@ -32,6 +32,10 @@ class ControlGate:
             self._newest_seq = event.seq
         return refused
 
+    def forget_seqs(self) -> None:
+        """What was let through may have been lost on the way: *sessions* alone knows what is old."""
+        self._newest_seq = 0
+
     def _flooded(self, now_s: float) -> Refused | None:
         passed_s = 0.0 if self._filled_at_s is None else max(0.0, now_s - self._filled_at_s)
         self._filled_at_s = now_s

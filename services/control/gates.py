@@ -59,6 +59,7 @@ class Gates:
         try:
             yield shared.gate
         finally:
+            shared.gate.forget_seqs()
             shared.streams -= 1
             if not shared.streams:
                 shared.left_at_s = self._clock()

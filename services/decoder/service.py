@@ -1,6 +1,7 @@
 """`DecoderService`: the decoder on a gRPC port."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -10,29 +11,33 @@ from typing import TYPE_CHECKING
 import grpc
 import torch
 
-from aapt.shapes import FRAMES_PER_LATENT
+from aapt.shapes import FRAMES_PER_LATENT, latent_of
 from aapt.vae.model import VideoVAE
 from aapt.vae.streaming import StreamingVAE, for_serving
-from livevideo.v1 import frame_pb2_grpc, session_pb2_grpc
+from livevideo.v1 import frame_pb2_grpc, resume_pb2_grpc, session_pb2_grpc
 from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
 from services import telemetry
 from services.app import Context, open_channel
 from services.channel import Channel
-from services.credentials import Metadata, carried
+from services.credentials import carried
 from services.decoder.clock import FrameClock
 from services.decoder.encoders import encoder_for
 from services.decoder.playback import Playback
 from services.decoder.room import Room
-from services.decoder.source import LatentSource
+from services.decoder.source import LatentSource, Patience
 from services.endings import ended
 from services.errors import BadRequest, BadSetting, ServiceStopping, ViewerGone
 from services.tls import Tls
 
 if TYPE_CHECKING:
+    from livevideo.v1.resume_pb2_grpc import ResumeServiceAsyncStub
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 log = telemetry.logger("decoder")
+
+_LEAVE_EVERY_S = 0.05  # between two viewers that are sent elsewhere
+_LEAVE_S = 3.0  # longest wait for the frames that they were promised
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Settings:
     first_message_s: float = 5.0  # longest wait for a viewer to name the session
     write_s: float = 2.0  # longest wait for a viewer to take a frame; as long as an engine waits for credit
     patience_s: float = 5.0  # how long a broken session is tried again
+    hang_s: float = 0.8  # an engine that owes a latent for so long is given up
+    seated_s: float = 3.0  # and one that owes a seat
     jpeg_quality: int = 90  # 1 to 95
     key_period_s: float = 2.0  # between two key frames of H.264
     codec_threads: int = 1  # sessions that are decoded at the same time
@@ -82,6 +89,9 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         )
         self._channel: Channel | None = None
         self._playbacks: set[Playback] = set()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self._is_stopping = False
         self._room = Room(
             threads=settings.codec_threads, headroom=settings.headroom, session_bytes=settings.session_bytes
         )
@@ -98,8 +108,12 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         return self._channel.trouble("sessions") if self._channel else None
 
     async def stop(self) -> None:
-        for playback in self._playbacks:
-            playback.end(ServiceStopping("this decoder stops; watch at another", retry_after_s=0.5))
+        self._is_stopping = True
+        for playback in [*self._playbacks]:
+            playback.end(ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0))
+            await asyncio.sleep(_LEAVE_EVERY_S)  # the next decoder needs a moment for each
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._emptied.wait(), _LEAVE_S)
         if self._channel is not None:
             await self._channel.close()
         self._executor.shutdown(wait=False)
@@ -109,19 +123,21 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         self, request_iterator: AsyncIterator[WatchRequest], context: Context
     ) -> None:
         start = await _first(request_iterator, self._settings.first_message_s)
-        credentials = carried(context)
+        if self._is_stopping:
+            raise ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0)
         session = await self._sessions.Get(
-            GetRequest(session_id=start.session_id), timeout=5.0, metadata=credentials
+            GetRequest(session_id=start.session_id), timeout=5.0, metadata=carried(context)
         )
         if session.state == SESSION_STATE_CLOSED:
             raise ended(f"session {start.session_id}", session.ended)
         self._room.check(len(self._playbacks), FRAMES_PER_LATENT / session.model.frames_per_second)
-        playback = self._playback(start, session, credentials)
+        playback = self._playback(start, session)
         tasks = [
             asyncio.create_task(playback.render()),
             asyncio.create_task(_take_shown(request_iterator, playback)),
         ]
         self._playbacks.add(playback)
+        self._emptied.clear()
         log.info("watch began", session=start.session_id, format=start.format)
         try:
             async with aclosing(playback.responses()) as responses:
@@ -129,6 +145,8 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
                     await self._write(response, context)
         finally:
             self._playbacks.discard(playback)
+            if not self._playbacks:
+                self._emptied.set()
             for task in tasks:
                 task.cancel()
             # How it ended is said behind the frames that were sent; whoever does not read them keeps no call.
@@ -148,18 +166,23 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             )
             raise ViewerGone(message) from error
 
-    def _playback(self, start: WatchStart, session: Session, credentials: Metadata) -> Playback:
+    def _playback(self, start: WatchStart, session: Session) -> Playback:
         settings, model = self._settings, session.model
         encoder = encoder_for(
             start.format, model, jpeg_quality=settings.jpeg_quality, key_period_s=settings.key_period_s
         )
+        patience = Patience(
+            broken_s=settings.patience_s,
+            hang_s=max(settings.hang_s, 4 * FRAMES_PER_LATENT / model.frames_per_second),
+            seated_s=settings.seated_s,
+        )
         source = LatentSource(
-            self._sessions,
+            self._resume,
             start.session_id,
             limit=settings.latents_in_flight,
             kept=settings.past_latents,
-            patience_s=settings.patience_s,
-            credentials=credentials,
+            patience=patience,
+            from_index=latent_of(start.from_frame_index),
             tls=settings.tls,
         )
         return Playback(
@@ -170,8 +193,14 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             FrameClock(model.frames_per_second, settings.playout_delay_s),
             self._executor,
             latents_in_flight=settings.latents_in_flight,
+            from_frame=start.from_frame_index,
             on_rendered=self._room.rendered,
         )
+
+    @property
+    def _resume(self) -> "ResumeServiceAsyncStub":
+        assert self._channel is not None, "start() comes before the first call"
+        return resume_pb2_grpc.ResumeServiceStub(self._channel)
 
     @property
     def _sessions(self) -> "SessionServiceAsyncStub":

@@ -91,7 +91,9 @@ class EngineReplica:
         self._gang = await asyncio.to_thread(Gang, ranks(settings, engine), place)
         model = described(checkpoint.read_preset(Path(engine.checkpoint)), settings.frames_per_second)
         name = f"engine-{serve.get_replica_context().replica_id.unique_id}"
-        own = replace(engine, replica=name, advertised_address="")  # which is known when the port is
+        leave_s = min(engine.leave_s, 0.8 * settings.drain_s)
+        # The address is known when the port is.
+        own = replace(engine, replica=name, advertised_address="", leave_s=leave_s)
         watched = Gpus(name, environ={"CUDA_VISIBLE_DEVICES": self._gang.gpus})
         self._service = EngineService(self._gang.world, model, own, watched)
         self._host = app.Host(
@@ -125,6 +127,7 @@ class EngineReplica:
                 self._failure = str(error)
         if self._host is not None:
             log.error("replica failed", failure=self._failure)
+            await self._service.engine.stop()  # nothing is left to move at leisure
             await self._stop()
 
     async def _stop(self) -> None:

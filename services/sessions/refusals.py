@@ -9,6 +9,7 @@ from services.errors import (
     NoEngine,
     QueueFull,
     QuotaExceeded,
+    ReplicaTaken,
     SeatTaken,
     ServiceError,
     Superseded,
@@ -40,6 +41,8 @@ def refusal(status: str, about: str, found: Sequence[bytes | int] = ()) -> Servi
             return UnknownTenant(f"{about} has no such key; list the tenants to see which it has")
         case "queue_full":
             return QueueFull(f"{about} finds no room in the queue; try again later", **_queue(found, 30.0))
+        case "replica_taken":
+            return ReplicaTaken(f"{about} is the name of another engine that lives; set another REPLICA")
         case "seat_taken":
             return SeatTaken(f"{about} has a viewer already; close that one, or open another session")
         case "superseded":

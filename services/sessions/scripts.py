@@ -14,12 +14,14 @@ Keys of a model:
     model      the Model message, while a replica announces it
 Keys of a session:
     session    hash  record (the Session message as opened, without its picture), image,
-                     state (a SessionState), epoch, seq (of the newest control), replica, address,
-                     tenant, ended (why), ended_ms; where it was opened with a key: key_id, token (its hash),
-                     token_until_ms, opened_ms, metered_epoch and metered_ms (until when its time is counted),
-                     latents, heard_seq and heard_ms (of the newest control), notice ("reason ends_ms")
+                     state (a SessionState), epoch, seq (of the newest control), replica and address (where
+                     its seat is), holder (the replica of the newest claim), tenant, ended (why), ended_ms;
+                     where it was opened with a key: key_id, token (its hash), token_until_ms, opened_ms,
+                     metered_epoch and metered_ms (until when its time is counted), latents,
+                     heard_seq and heard_ms (of the newest control), notice ("reason ends_ms")
     controls   stream; a control has the id seq-0, marks (epoch, closed: why) follow it as seq-1, seq-2, ...
     receipts   stream of ControlReceipt messages, notices ("reason ends_ms"), and the mark closed: why
+    snapshot   the newest SnapshotRequest message
 """
 
 TAG = "{livevideo}"
@@ -44,8 +46,8 @@ def model_of(session_id: str) -> str:
 
 
 def keys(session_id: str) -> list[str]:
-    """Keys 1 to 8 of each script that places a session."""
-    parts = [session_key(session_id, part) for part in ("session", "controls", "receipts")]
+    """Keys 1 to 9 of each script that places a session."""
+    parts = [session_key(session_id, part) for part in ("session", "controls", "receipts", "snapshot")]
     return [*placing_keys(model_of(session_id)), *parts]
 
 
@@ -88,24 +90,35 @@ local function room(replica)
   return tonumber(slots) - tonumber(redis.call('HGET', taken, replica) or '0'), address
 end
 
--- One that stops announces no slots: its sessions need not wait for the end of its lease.
-local function is_alive(replica)
-  local is_leaving = string.match(redis.call('HGET', details, replica) or '', '^0 ')
-  return not is_leaving and tonumber(redis.call('ZSCORE', replicas, replica) or '0') > now_ms
+local function has_lease(replica)
+  return replica and tonumber(redis.call('ZSCORE', replicas, replica) or '0') > now_ms
 end
 
--- The live replica with the most room, and its address; or nil and why.
-local function roomiest()
+-- One that stops announces no slots: its sessions need not wait for the end of its lease.
+local function is_alive(replica)
+  return has_lease(replica) and not string.match(redis.call('HGET', details, replica) or '', '^0 ')
+end
+
+-- The live replica with the most room but `without`, and its address; or nil and why.
+local function roomiest(without)
   local best, best_address, most = nil, 'no_engine', 0
   for _, replica in ipairs(redis.call('ZRANGEBYSCORE', replicas, now_ms, '+inf')) do
     local free, address = room(replica)
-    if free and free > most then
-      best, best_address, most = replica, address, free
-    elseif not best then
-      best_address = 'engine_full'
+    if replica ~= without and free then
+      if free > most then
+        best, best_address, most = replica, address, free
+      elseif not best then
+        best_address = 'engine_full'
+      end
     end
   end
   return best, best_address
+end
+
+-- Whether an engine plays it: its seat was renewed, and the replica that claimed it has announced itself.
+local function lives(id)
+  local found = redis.call('HMGET', session, 'state', 'holder')
+  return found[1] == LIVE and redis.call('HGET', seat_of, id) and has_lease(found[2])
 end
 
 -- A full Redis refuses a script at its first write or not at all. This one takes no room and is let through,
@@ -115,12 +128,13 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', seats, '-inf', now_ms)) do leave
 """
 SEATS = _SEATS
 
-# Behind it, in each script that ends sessions. KEYS 7 controls, 8 receipts.
+# Behind it, in each script that ends sessions. KEYS 7 controls, 8 receipts, 9 snapshot.
 ENDING = """
 local function finish(id, why, kept_ms)
   leave(id)
   redis.call('HSET', session, 'state', CLOSED, 'ended', why, 'ended_ms', now_ms)
   redis.call('HDEL', session, 'image', 'notice')
+  redis.call('DEL', KEYS[9])
   redis.call('XADD', KEYS[7], redis.call('HGET', session, 'seq') .. '-*', 'closed', why)
   redis.call('XADD', KEYS[8], '*', 'closed', why)
   for i = 6, 8 do redis.call('PEXPIRE', KEYS[i], kept_ms) end
@@ -133,6 +147,8 @@ ANNOUNCE = (
     _SEATS
     + """
 local lease_ms = tonumber(ARGV[3])
+local _, address = room(ARGV[1])
+if is_alive(ARGV[1]) and address ~= string.match(ARGV[2], ' (.+)$') then return {'replica_taken'} end
 redis.call('ZADD', replicas, now_ms + lease_ms, ARGV[1])
 redis.call('HSET', details, ARGV[1], ARGV[2])
 redis.call('SET', KEYS[6], ARGV[4], 'PX', lease_ms)
@@ -152,47 +168,70 @@ return {'ok'}
 """
 )
 
-# ARGV id, keep_ms. A session whose seat has lapsed, or whose replica died, is placed anew if there is room.
+# ARGV id. Places nobody.
 FIND = (
     _SEATS
     + """
-local state = redis.call('HGET', session, 'state')
-if not state then return {'unknown_session'} end
-local kept = redis.call('HGET', seat_of, ARGV[1])
-if state ~= CLOSED and not (kept and (state == LIVE or is_alive(kept))) then
-  local replica, address = roomiest()
-  if kept and not replica then leave(ARGV[1]) end
-  if replica then
-    -- The replica that it had knows the model's text and picture already.
-    local before = redis.call('HGET', session, 'replica')
-    if is_alive(before) and (room(before) or 0) > 0 then
-      local _, known = room(before)
-      replica, address = before, known
-    end
-    sit(ARGV[1], replica, tonumber(ARGV[2]))
-    redis.call('HSET', session, 'replica', replica, 'address', address)
-  end
-  redis.call('HSET', session, 'state', WAITING)
-end
-return {'ok', unpack(redis.call('HMGET', session, 'record', 'state', 'epoch', 'replica', 'address'))}
+local found = redis.call('HMGET', session, 'record', 'state', 'epoch', 'replica', 'address')
+if not found[1] then return {'unknown_session'} end
+if found[2] == LIVE and not lives(ARGV[1]) then found[2] = WAITING end
+return {'ok', unpack(found)}
 """
 )
 
-# KEYS 7 controls. ARGV id, replica, live_ms, kept_ms.
+# ARGV id, lost epoch or 0, replica to do without or '', '1' if that one still plays or '', keep_ms.
+PLACE = (
+    _SEATS
+    + """
+local id, lost, without, is_planned = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address', 'ended')
+if not found[1] then return {'unknown_session'} end
+if found[1] == CLOSED then return {'session_closed', found[5]} end
+if lost ~= '0' and lost ~= found[2] then return {'superseded'} end
+local kept, replica, address = redis.call('HGET', seat_of, id), found[3], found[4]
+
+local function takes(replica)
+  return is_alive(replica) and (kept == replica or (room(replica) or 0) > 0)
+end
+
+if lost ~= '0' or not lives(id) then
+  -- The replica that it had knows the model's text and picture already, and perhaps its last latents.
+  if kept ~= without and takes(kept) then
+    replica = kept
+  elseif replica == without or not takes(replica) then
+    replica, address = roomiest(without)
+    if not replica and not is_planned and without ~= '' and takes(without) then replica = without end
+    if not replica then return {address} end
+  end
+  local _, at = room(replica)
+  address = at
+  sit(id, replica, tonumber(ARGV[5]))
+  if not is_planned then
+    redis.call('HSET', session, 'state', WAITING, 'replica', replica, 'address', address)
+  end
+end
+local record = redis.call('HMGET', session, 'record', 'state', 'epoch')
+return {'ok', record[1], record[2], record[3], replica, address}
+"""
+)
+
+# KEYS 7 controls. ARGV id, replica, live_ms, kept_ms, the epoch that it must follow or ''. With that, a seat
+# that lives goes to the replica where it is kept, which holds it already or was chosen while another drains.
 CLAIM = (
     _SEATS
     + """
-local state = redis.call('HGET', session, 'state')
+local state, epoch = unpack(redis.call('HMGET', session, 'state', 'epoch'))
 if not state then return {'unknown_session'} end
-if state == CLOSED then return {'session_closed'} end
+if state == CLOSED then return {'session_closed', redis.call('HGET', session, 'ended')} end
+if ARGV[5] ~= '' and ARGV[5] ~= epoch then return {'superseded'} end
 local kept = redis.call('HGET', seat_of, ARGV[1])
-if state == LIVE and kept then return {'seat_taken'} end
+if lives(ARGV[1]) and (ARGV[5] == '' or kept ~= ARGV[2]) then return {'seat_taken'} end
 local free, address = room(ARGV[2])
 if not free then return {'no_engine'} end
 if kept ~= ARGV[2] and free < 1 then return {'engine_full'} end
 sit(ARGV[1], ARGV[2], tonumber(ARGV[3]))
-local epoch = redis.call('HINCRBY', session, 'epoch', 1)
-redis.call('HSET', session, 'state', LIVE, 'replica', ARGV[2], 'address', address)
+epoch = redis.call('HINCRBY', session, 'epoch', 1)
+redis.call('HSET', session, 'state', LIVE, 'replica', ARGV[2], 'address', address, 'holder', ARGV[2])
 redis.call('XADD', KEYS[7], redis.call('HGET', session, 'seq') .. '-*', 'epoch', epoch)
 redis.call('PEXPIRE', session, ARGV[4])
 redis.call('PEXPIRE', KEYS[7], ARGV[4])
@@ -201,28 +240,33 @@ return {'ok', unpack(redis.call('HMGET', session, 'record', 'state', 'epoch', 'r
 """
 )
 
-# KEYS 7 controls, 8 receipts. ARGV id, epoch, live_ms, kept_ms.
+# KEYS 7 controls, 8 receipts, 9 snapshot. ARGV id, epoch, live_ms, kept_ms. The seat of a replica that
+# announces itself no more lapses, and one that was kept elsewhere meanwhile stays there.
 RENEW = (
     _SEATS
     + """
-local found = redis.call('HMGET', session, 'state', 'epoch', 'replica')
+local found = redis.call('HMGET', session, 'state', 'epoch', 'holder')
 if not found[1] then return {'unknown_session'} end
 if found[1] == CLOSED then return {'session_closed'} end
 if found[2] ~= ARGV[2] then return {'superseded', found[2]} end
-sit(ARGV[1], found[3], tonumber(ARGV[3]))
-redis.call('HSET', session, 'state', LIVE)
-for i = 6, 8 do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
+local kept = redis.call('HGET', seat_of, ARGV[1])
+if has_lease(found[3]) and (not kept or kept == found[3]) then
+  sit(ARGV[1], found[3], tonumber(ARGV[3]))
+  redis.call('HSET', session, 'state', LIVE)
+end
+for i = 6, 9 do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
 return {'ok'}
 """
 )
 
-# ARGV id, epoch. An engine that was superseded has no seat to give up.
+# ARGV id, epoch, keep_ms. The seat waits for its viewer. An engine that was superseded has none to give up.
 RELEASE = (
     _SEATS
     + """
 local found = redis.call('HMGET', session, 'state', 'epoch')
 if found[1] == LIVE and found[2] == ARGV[2] then
-  leave(ARGV[1])
+  local kept = redis.call('HGET', seat_of, ARGV[1])
+  if kept then sit(ARGV[1], kept, tonumber(ARGV[3])) end
   redis.call('HSET', session, 'state', WAITING)
 end
 return {'ok'}
@@ -240,9 +284,9 @@ return {'ok', found[2], newest[1] and newest[1][1] or '0-0'}
 
 # KEYS session, controls. ARGV seq, control, most, kept_ms. Seqs have 64 bits, Lua's numbers 53: text.
 PUSH = """
-local found = redis.call('HMGET', KEYS[1], 'state', 'seq')
+local found = redis.call('HMGET', KEYS[1], 'state', 'seq', 'ended')
 if not found[1] then return {'unknown_session'} end
-if found[1] == '3' then return {'session_closed'} end
+if found[1] == '3' then return {'session_closed', found[3]} end
 local seq, last = ARGV[1], found[2]
 if #seq < #last or (#seq == #last and seq <= last) then return {'old_seq', last} end
 redis.call('HSET', KEYS[1], 'seq', seq)

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from livevideo.v1 import session_pb2, session_pb2_grpc
+from livevideo.v1 import resume_pb2, resume_pb2_grpc, session_pb2, session_pb2_grpc
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
     AnnounceResponse,
@@ -40,6 +40,7 @@ from services.sessions.follow import Follow
 from services.sessions.meter import Meter
 from services.sessions.pictures import Pictures
 from services.sessions.push import Push
+from services.sessions.resume import ResumeService
 from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.streams import Streams
 from services.sessions.tenancy import Entrant
@@ -71,7 +72,10 @@ class Settings:
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
     most_waiting: int = 1000  # who may wait for a model's seats at once
     most_waiting_of_tenant: int = 100  # of one tenant, where there are tenants
-    lease_s: float = 30.0  # a session that nobody plays any more counts as one of its tenant's this long
+    lease_s: float = (
+        30.0  # a session that nobody watches keeps its seat, and counts as its tenant's, this long
+    )
+    snapshot_bytes: int = 16 << 20  # the most that a session's snapshot may weigh
     notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
     admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
     admin_key_file: str = ""  # what is in it is asked of whoever administers; needed beyond this machine
@@ -90,7 +94,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
 
     def __init__(self, settings: Settings | None = None, limits: StoreLimits | None = None) -> None:
         self._settings = settings or Settings()
-        self._limits = limits or StoreLimits()
+        self._limits = limits or StoreLimits(away_seat_s=self._settings.lease_s)
         self._embedded: EmbeddedValkey | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._opened_store: SessionStore | None = None
@@ -117,7 +121,12 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
 
     def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
         session_pb2_grpc.add_SeatServiceServicer_to_server(self, server)
-        return [session_pb2.DESCRIPTOR.services_by_name["SeatService"].full_name]
+        resume = ResumeService(lambda: self._store, self._settings.snapshot_bytes)
+        resume_pb2_grpc.add_ResumeServiceServicer_to_server(resume, server)
+        return [
+            session_pb2.DESCRIPTOR.services_by_name["SeatService"].full_name,
+            resume_pb2.DESCRIPTOR.services_by_name["ResumeService"].full_name,
+        ]
 
     async def start(self) -> None:
         url = self._settings.redis_url
@@ -235,11 +244,12 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
 
     async def Claim(self, request: ClaimRequest, context: Context) -> Session:
         admission.check_replica(request.replica)
-        session = await self._store.claim(request.session_id, request.replica)
+        after_epoch = request.after_epoch if request.HasField("after_epoch") else None
+        session = await self._store.claim(request.session_id, request.replica, after_epoch)
         try:
             await self._meter(session, session.epoch).tell()
         except ServiceError:
-            await self._release(session.session_id, session.epoch)
+            await self._release(session.session_id, session.epoch, keep_s=0.0)
             raise
         log.info("session claimed", session=session.session_id, replica=session.replica, epoch=session.epoch)
         return session
@@ -295,7 +305,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
                     await meter.tell()
                 # An engine that is still there will follow through another instance, and keeps its seat.
                 if not self._streams.are_stopping:
-                    await self._release(seat.session_id, seat.epoch)
+                    await self._release(seat.session_id, seat.epoch, keep_s=self._limits.away_seat_s)
 
     def _meter(self, session: Session, epoch: int) -> Meter:
         return Meter(
@@ -307,9 +317,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
             notice_s=self._settings.notice_s,
         )
 
-    async def _release(self, session_id: str, epoch: int) -> None:
+    async def _release(self, session_id: str, epoch: int, *, keep_s: float) -> None:
         try:
-            await self._store.release(session_id, epoch)
+            await self._store.release(session_id, epoch, keep_s)
             log.info("session released", session=session_id, epoch=epoch)
         except ServiceError as error:  # the seat lapses by itself
             log.warning("release failed", session=session_id, reason=error.reason)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from livevideo.v1.control_pb2 import ControlReceipt
+from livevideo.v1.resume_pb2 import RecallResponse, SnapshotRequest
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
 from services.endings import ended
-from services.sessions import queue, refusals, scripts, tenancy
+from services.sessions import queue, refusals, scripts, snapshots, tenancy
 from services.sessions.connection import Connection, RedisAccess, asking
 from services.sessions.keys import checked, hashed, new_session_id, new_token
 from services.sessions.tenancy import Entrant
@@ -22,6 +23,7 @@ class StoreLimits:
 
     waiting_seat_s: float = 30.0  # a seat is kept for a viewer who has not come yet
     live_seat_s: float = 3.0  # a seat outlives its last renewal
+    away_seat_s: float = 30.0  # a seat is kept for a viewer who was there and may come back
     lease_s: float = 3.0  # a replica outlives its last announcement
     unclaimed_s: float = 120.0  # a session that nobody has watched yet
     idle_s: float = 3600.0  # a session after its last sign of life
@@ -75,7 +77,7 @@ class SessionStore:
         await self.script(scripts.CHECK, [scripts.MODELS], [])
 
     async def announce(self, request: AnnounceRequest) -> None:
-        """Renews a replica's lease and says what room it has."""
+        """Renews a replica's lease and says what room it has. Raises ReplicaTaken."""
         name = request.model.name
         await self.script(
             scripts.ANNOUNCE,
@@ -87,8 +89,9 @@ class SessionStore:
                 request.model.SerializeToString(),
                 _DAY_MS,
                 name,
-                _ms(max(self.limits.waiting_seat_s, self.limits.live_seat_s)),
+                _ms(max(self.limits.waiting_seat_s, self.limits.live_seat_s, self.limits.away_seat_s)),
             ],
+            about=f"replica {request.replica}",
         )
 
     async def models(self) -> tuple[dict[str, Model], set[str]]:
@@ -134,16 +137,36 @@ class SessionStore:
         return session
 
     async def find(self, session_id: str) -> Session:
-        """The session as it is now; seated anew, where there is room, if its seat or its replica is gone."""
-        found = await self._placed(scripts.FIND, session_id, [session_id, _ms(self.limits.waiting_seat_s)])
-        return _session(*found)
+        """The session as it is now."""
+        return _session(*await self._placed(scripts.FIND, session_id, [session_id]))
 
-    async def claim(self, session_id: str, replica: str) -> Session:
-        """Takes the seat for a replica: a new epoch. Raises SeatTaken while one is alive, EngineFull."""
+    async def place(
+        self, session_id: str, *, lost_epoch: int = 0, without: str = "", is_planned: bool = False
+    ) -> Session:
+        """Keeps a seat for the session and says where; see PlaceRequest. A seat that lives stays where it is.
+
+        Raises Superseded, SessionClosed, NoEngine, EngineFull.
+        """
+        planned = "1" if is_planned else ""
+        keep_ms = _ms(self.limits.waiting_seat_s)
+        arguments = [session_id, lost_epoch, without, planned, keep_ms]
+        return _session(*await self._placed(scripts.PLACE, session_id, arguments))
+
+    async def claim(self, session_id: str, replica: str, after_epoch: int | None = None) -> Session:
+        """Takes the seat for a replica: a new epoch. Raises SeatTaken while one is alive, EngineFull.
+
+        after_epoch: raises Superseded where the session was claimed since; see scripts.CLAIM.
+        """
         *found, image, seq = await self._placed(
             scripts.CLAIM,
             session_id,
-            [session_id, replica, _ms(self.limits.live_seat_s), _ms(self.limits.idle_s)],
+            [
+                session_id,
+                replica,
+                _ms(self.limits.live_seat_s),
+                _ms(self.limits.idle_s),
+                "" if after_epoch is None else after_epoch,
+            ],
         )
         session = _session(*found)
         session.image = image or b""
@@ -158,9 +181,10 @@ class SessionStore:
             [session_id, epoch, _ms(self.limits.live_seat_s), _ms(self.limits.idle_s)],
         )
 
-    async def release(self, session_id: str, epoch: int) -> None:
-        """Gives up the seat, if it is still held in this epoch. The session goes on waiting for a viewer."""
-        await self._placed(scripts.RELEASE, session_id, [session_id, epoch])
+    async def release(self, session_id: str, epoch: int, keep_s: float | None = None) -> None:
+        """Gives up the seat, if it is still held in this epoch; it is kept for the viewer: `away_seat_s`."""
+        kept_s = self.limits.away_seat_s if keep_s is None else keep_s
+        await self._placed(scripts.RELEASE, session_id, [session_id, epoch, _ms(kept_s)])
 
     async def end(self, session_id: str, tenant: str = "default", why: str = "closed") -> None:
         """Closes a session, which ends its streams everywhere. Closing it twice is no error."""
@@ -195,6 +219,23 @@ class SessionStore:
             ["session", "receipts"],
             [epoch, receipt.SerializeToString(), self.limits.controls_kept, _ms(self.limits.idle_s)],
         )
+
+    async def keep(self, snapshot: SnapshotRequest) -> None:
+        """Keeps a snapshot instead of the one before, as long as the session. Raises Superseded."""
+        await self._of(
+            snapshots.KEEP,
+            snapshot.session_id,
+            ["session", "snapshot"],
+            [snapshot.epoch, snapshot.SerializeToString(), _ms(self.limits.idle_s)],
+        )
+
+    async def recall(self, session_id: str) -> RecallResponse:
+        """The newest snapshot, and what was obeyed since."""
+        parts = [
+            scripts.session_key(checked(session_id), part) for part in ("snapshot", "controls", "receipts")
+        ]
+        with asking(self._url):
+            return await snapshots.recalled(self._commands.redis, *parts)
 
     async def read_controls(
         self, session_id: str, epoch: int, after: bytes

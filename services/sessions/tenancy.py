@@ -102,7 +102,7 @@ local function excess(id, name)
 end
 """
 
-# KEYS 7 controls, 8 receipts. ARGV id, kept_ms, why.
+# KEYS 7 controls, 8 receipts, 9 snapshot. ARGV id, kept_ms, why.
 CLOSE = (
     scripts.SEATS
     + scripts.ENDING
@@ -116,8 +116,8 @@ return {'ok'}
 """
 )
 
-# KEYS 7 controls, 8 receipts. ARGV id, epoch, latents, kept_ms (once it has ended), keep_ms, notice_ms.
-# Counts what an engine has made and how long it took, and ends the session whose time is up.
+# KEYS 7 controls, 8 receipts, 9 snapshot. ARGV id, epoch, latents, kept_ms (once it has ended), keep_ms,
+# notice_ms. Counts what an engine has made and how long it took, and ends the session whose time is up.
 METER = (
     scripts.SEATS
     + scripts.ENDING

@@ -204,6 +204,7 @@ async def test_a_seat_lives_while_it_is_followed_and_ends_with_the_engine(
     claim = ClaimRequest(session_id=session_id, replica="engine-1")
     follow = await following(session_stub, session_id, 1)
     for _ in range(5):
+        await session_stub.Announce(announcement)
         await asyncio.sleep(0.3)  # five times half of a seat's life
         assert isinstance(await refused(session_stub.Claim(claim)), errors.SeatTaken)
     follow.cancel()

@@ -107,7 +107,7 @@ async def test_a_dead_replica_loses_its_sessions_to_a_live_one(
     assert await store.models() == ({}, {"road"})
     announcement.replica, announcement.address = "engine-2", "127.0.0.1:2"
     await store.announce(announcement)
-    found = await store.find(session.session_id)
+    found = await store.place(session.session_id)
     assert (found.replica, found.replica_address) == ("engine-2", "127.0.0.1:2")
     assert (await store.claim(session.session_id, "engine-2")).epoch == 2
 
@@ -119,11 +119,11 @@ async def test_a_replica_that_stops_gives_its_sessions_to_another_before_its_lea
     session = await patient.open(Session(model=road))
     await patient.claim(session.session_id, "engine-1")
     await patient.release(session.session_id, 1)
-    assert (await patient.find(session.session_id)).replica_address == announcement.address
+    assert (await patient.place(session.session_id)).replica_address == announcement.address
     await patient.announce(AnnounceRequest(replica="other", address="other:1", model=road, slots=1))
     announcement.slots = 0
     await patient.announce(announcement)
-    assert (await patient.find(session.session_id)).replica_address == "other:1"
+    assert (await patient.place(session.session_id)).replica_address == "other:1"
 
 
 async def test_an_engine_of_an_old_epoch_changes_nothing(

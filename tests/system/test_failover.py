@@ -1,0 +1,191 @@
+"""A session outlives its engine, its decoder and both: real services on ports of their own are struck."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import grpc
+import numpy as np
+import pytest
+
+from aapt.checkpoint import Model
+from livevideo.v1.control_pb2 import ControlEvent, Keys
+from livevideo.v1.control_pb2_grpc import ControlServiceStub
+from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8
+from livevideo.v1.frame_pb2_grpc import FrameServiceStub
+from livevideo.v1.session_pb2 import GetRequest, ListModelsRequest, OpenRequest, Session
+from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from loadtests.comeback import Sender, Viewer
+from services import app
+from services.control.service import ControlService
+from services.control.service import Settings as ControlSettings
+from services.decoder.service import DecoderService
+from services.decoder.service import Settings as DecoderSettings
+from services.engine.model import described
+from services.engine.service import EngineService
+from services.engine.service import Settings as EngineSettings
+from services.engine.world import on_one_device
+from services.sessions.service import SessionService
+from tests.aapt.players import restless
+
+if TYPE_CHECKING:
+    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+
+DEADLINE_S = 60.0
+SEED = 5
+FRAMES = 64
+STRUCK_AT = 14  # frames; all of its latents are seen by the next: the window is 4
+CLOSE_DB = 45.0
+
+
+class Fleet:
+    """Two engines and two decoders, *sessions* and *control*; whoever is struck is gone without a word."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._hosts: dict[str, app.Host] = {}
+        self._channels: dict[str, grpc.aio.Channel] = {}
+
+    async def start(self) -> None:
+        sessions = await self._host("sessions", SessionService())
+        await self._host("control", ControlService(ControlSettings(sessions_address=sessions)))
+        for number in (1, 2):
+            engine = EngineService(
+                on_one_device(self._model, 2),
+                described(self._model.preset),
+                EngineSettings(sessions_address=sessions, replica=f"engine-{number}", snapshot_period_s=0.3),
+            )
+            engine.reached_at(await self._host(f"engine-{number}", engine))
+            decoder = DecoderService(self._model.vae, DecoderSettings(sessions_address=sessions))
+            await self._host(f"decoder-{number}", decoder)
+        async with asyncio.timeout(DEADLINE_S):
+            while not (await self.sessions.ListModels(ListModelsRequest())).models:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+        for name in reversed(self._hosts):
+            await self.leave(name, grace_s=0.1)
+
+    async def strike(self, name: str) -> None:
+        """As SIGKILL would, as far as the others can see."""
+        for port in self._hosts[name]._ports:
+            await port.server.stop(0)
+
+    async def leave(self, name: str, grace_s: float = 1.0) -> None:
+        """As after SIGTERM."""
+        await self._hosts[name].stop(grace_s)
+
+    @property
+    def sessions(self) -> "SessionServiceAsyncStub":
+        return SessionServiceStub(self._channels["sessions"])
+
+    async def playing(self, session: Session) -> str:
+        """The name of the engine that plays it."""
+        return (await self.sessions.Get(GetRequest(session_id=session.session_id))).replica
+
+    def viewer(self, session: Session) -> Viewer:
+        decoders = [FrameServiceStub(self._channels[f"decoder-{number}"]) for number in (1, 2)]
+        return Viewer(decoders, session, FRAME_FORMAT_RGB8)
+
+    def sender(self, session: Session) -> Sender:
+        return Sender([ControlServiceStub(self._channels["control"])], session)
+
+    async def _host(self, name: str, service: app.Service) -> str:
+        self._hosts[name] = app.Host(service)
+        address = await self._hosts[name].start()
+        self._channels[name] = app.open_channel(address)
+        return address
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return restless()
+
+
+@pytest.fixture
+async def fleet(model: Model) -> AsyncIterator[Fleet]:
+    started = Fleet(model)
+    await started.start()
+    yield started
+    await started.stop()
+
+
+async def played(
+    fleet: Fleet, strike: Callable[[Session], Awaitable[None]], *, frames: int = FRAMES
+) -> tuple[np.ndarray, Viewer]:
+    """All frames of a session under which something is struck, which must come once and in order."""
+    session = await fleet.sessions.Open(OpenRequest(seed=SEED))
+    viewer, seen = fleet.viewer(session), list[np.ndarray]()
+    async with asyncio.timeout(DEADLINE_S), aclosing(viewer.frames()) as coming:
+        async for frame in coming:
+            assert frame.index == len(seen)
+            viewer.show(frame.index)
+            seen.append(np.frombuffer(frame.picture, np.uint8).astype(float))
+            if frame.index == STRUCK_AT:
+                striking = asyncio.ensure_future(strike(session))
+            if len(seen) >= frames and striking.done():
+                await striking
+                return np.stack(seen), viewer
+    raise AssertionError("the session has ended")
+
+
+async def nothing(session: Session) -> None: ...
+
+
+def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
+    frames = min(len(one), len(other))
+    error = np.square(one[:frames] - other[:frames]).mean()
+    return float(10 * np.log10(255**2 / max(error, 1e-9)))
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["dies", "leaves"])
+@pytest.mark.parametrize("struck", ["engine", "decoder-1", "engine decoder-1"])
+async def test_a_session_goes_on_as_if_nothing_had_happened_whatever_dies_or_leaves(
+    fleet: Fleet, struck: str, leaves: bool
+) -> None:
+    expected, _ = await played(fleet, nothing)
+
+    async def strike(session: Session) -> None:
+        engine = await fleet.playing(session)
+        names = [engine if name == "engine" else name for name in struck.split()]
+        await asyncio.gather(*(fleet.leave(name) if leaves else fleet.strike(name) for name in names))
+
+    seen, viewer = await played(fleet, strike)
+    assert psnr_db(seen, expected) > CLOSE_DB
+    assert viewer.comebacks.count == ("decoder" in struck)
+
+
+async def test_every_control_is_obeyed_once_and_in_order_whatever_dies(fleet: Fleet) -> None:
+    session = await fleet.sessions.Open(OpenRequest(seed=SEED))
+    viewer, sender = fleet.viewer(session), fleet.sender(session)
+    accepted, obeyed_seq, next_index = set[int](), 0, 0
+
+    async def hear() -> None:
+        async for receipt in sender.receipts():
+            assert not receipt.HasField("refused"), receipt
+            if receipt.HasField("accepted"):
+                accepted.add(receipt.seq)
+
+    hearing = asyncio.create_task(hear())
+    async with asyncio.timeout(DEADLINE_S), aclosing(viewer.frames()) as coming:
+        async for frame in coming:
+            assert frame.index == next_index
+            assert frame.control_seq >= obeyed_seq, "what was obeyed stays obeyed"
+            next_index, obeyed_seq = frame.index + 1, frame.control_seq
+            viewer.show(frame.index)
+            if frame.index % 3 == 0 and frame.index < 120:
+                seq = frame.index // 3 + 1
+                sender.send(
+                    ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=["left"][seq % 2 :]))
+                )
+            if frame.index == 30:
+                await fleet.strike(await fleet.playing(session))
+            if frame.index == 80:
+                await fleet.strike("decoder-1")
+            if obeyed_seq == 40:
+                break
+    hearing.cancel()
+    assert accepted == {*range(1, 41)}
