@@ -72,9 +72,8 @@ class Settings:
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
     most_waiting: int = 1000  # who may wait for a model's seats at once
     most_waiting_of_tenant: int = 100  # of one tenant, where there are tenants
-    lease_s: float = (
-        30.0  # a session that nobody watches keeps its seat, and counts as its tenant's, this long
-    )
+    # A session that nobody watches any more keeps its seat, and counts as one of its tenant's, for so long.
+    lease_s: float = 30.0
     snapshot_bytes: int = 16 << 20  # the most that a session's snapshot may weigh
     notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
     admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
