@@ -13,12 +13,13 @@ RAY ?=
 SHARDS ?=
 REPLICAS ?=
 
-.PHONY: help play record train ablations bench gpu-check test lint fuzz format protos clean
+.PHONY: help play record train ablations bench faults gpu-check test lint fuzz format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
 	@echo 'make play RAY=1 SHARDS=2   the same with the engine on Ray, here or at RAY_ADDRESS, on so many ranks'
 	@echo 'make bench    measure this machine, for half an hour; ARGS="--minutes 1 --crowds" for a short one'
+	@echo 'make faults   kill, stop and cut off services while players play; ARGS="--kills 20 --runs 1" for a short one'
 	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
 	@echo 'make record   record 200 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
@@ -42,6 +43,9 @@ bench: .venv/installed gen/generated
 	@$(BIN)/python -m services.bench $(ARGS)
 	@$(BIN)/python -m aapt.bench
 	@$(BIN)/python -m aapt.train.bench
+
+faults: .venv/installed gen/generated
+	@$(BIN)/python -m services.bench.faults $(ARGS)
 
 record: .venv/developing
 	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 300 $(ARGS)

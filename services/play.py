@@ -125,6 +125,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         tls=settings_from_env(Tls),
         replicas=options.replicas if options.ray else 0,
         shards=options.shards,
+        internal_port=0 if options.check else options.internal_port,
         admin_port=options.admin_port,
         api_key_file=options.api_key_file,
     )
@@ -161,6 +162,9 @@ def _options() -> argparse.Namespace:
         "--shards", type=_number(int, 1, 64), default=1, help="with --ray: ranks that share every latent"
     )
     parser.add_argument("--replicas", type=_number(int, 1, 64), default=1, help="with --ray: engines")
+    parser.add_argument(
+        "--internal-port", type=port, default=0, help="where our own services call (default: a free one)"
+    )
     parser.add_argument(
         "--admin-port", type=port, help="where tenants are administered, on this machine only (default: none)"
     )

@@ -54,6 +54,7 @@ READY = Gauge("ready_seconds", "From the beginning of the process to its first r
 CONTROLS_REFUSED = Counter(
     "controls_refused_total", "Controls that changed nothing", ("tenant", "model", "reason")
 )
+LOGS_DROPPED = Counter("logs_dropped_total", "Logs of sessions that made room for newer ones", ("tenant",))
 LATENTS_SKIPPED = Counter(
     "latents_skipped_total", "Latents that a session did not get in their tick", ("tenant", "model", "reason")
 )

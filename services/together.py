@@ -63,6 +63,7 @@ class Settings:
     tls: Tls = field(default_factory=Tls)
     replicas: int = 0  # of the engine on Ray; 0: one engine, in this process
     shards: int = 1  # ranks of each replica on Ray
+    internal_port: int = 0  # for our own services, on this machine only; 0: a free one
     admin_port: int | None = None  # where tenants are administered; None: nowhere
     api_key_file: str = ""  # with tenants: the key that the page plays with; empty: AAPT_API_KEY
 
@@ -76,6 +77,7 @@ class Addresses:
 
     grpc: str
     page: str
+    internal: str
     admin: str
     until_broken: Callable[[], Coroutine[Any, Any, None]]
 
@@ -117,7 +119,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
     model = load(settings.checkpoint)
     address = _address(settings.host, settings.grpc_port or free_port)
     # Nobody but ourselves calls there, also where players come from other machines.
-    internal = _address(INTERNAL_HOST, _free_port(INTERNAL_HOST))
+    internal = _address(INTERNAL_HOST, settings.internal_port or _free_port(INTERNAL_HOST))
     engine = EngineSettings(
         address=internal,
         advertised_address=internal,
@@ -183,7 +185,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         async def until_broken() -> None:
             await (asyncio.Event().wait() if deployment is None else until_ended(deployment))
 
-        yield Addresses(address, web.page_url, sessions.admin_address, until_broken)
+        yield Addresses(address, web.page_url, internal, sessions.admin_address, until_broken)
 
 
 async def _start(

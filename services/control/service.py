@@ -149,7 +149,11 @@ class _Send:
             await self._write(ControlReceipt(seq=event.seq, refused=refused))
             return
         event.session_id = self._session.session_id
-        await self._push.write(PushRequest(event=event, received_at_s=received_at_s))
+        try:
+            await self._push.write(PushRequest(event=event, received_at_s=received_at_s))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # The call has ended, and a write does not know why: whoever reads the receipts is told.
+            await asyncio.Event().wait()
 
     async def _write(self, receipt: ControlReceipt) -> None:
         if receipt.HasField("refused"):

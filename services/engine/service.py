@@ -4,18 +4,21 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
 
-from livevideo.v1 import engine_pb2_grpc, resume_pb2_grpc, session_pb2_grpc
+from livevideo.v1 import engine_pb2_grpc, log_pb2_grpc, resume_pb2_grpc, session_pb2_grpc
 from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse
 from livevideo.v1.session_pb2 import AnnounceRequest, Model, Session
 from services import telemetry
 from services.app import open_channel, until_one_ends
 from services.engine.engine import Engine, Tick
 from services.engine.gpus import Gpus
+from services.engine.logbook import Logbook
+from services.engine.recorded import MOST_VERBS, RecordedWorld, made_with
 from services.engine.residence import Residence
 from services.engine.seating import House, Seating, first
 from services.engine.snapshots import Snapshots
@@ -61,6 +64,8 @@ class Settings:
     silence_s: float = 1.0  # a viewer without a sign of life for so long loses its seat to one that comes
     is_snapshotted: bool = True  # what must outlive engine and decoder goes to *sessions*
     snapshot_period_s: float = 2.0  # how often
+    is_logged: bool = True  # what sessions can be played again from goes to *sessions*
+    log_period_s: float = 1.0  # how often
     tls: Tls = field(default_factory=Tls)
 
     def __post_init__(self) -> None:
@@ -83,8 +88,12 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._settings = settings
         self._replica = settings.replica or f"engine-{np.random.SeedSequence().entropy:032x}"[:20]
         self._address = settings.advertised_address
+        self._recorded = RecordedWorld(
+            world, made_with(Path(settings.checkpoint)), MOST_VERBS if settings.is_logged else 0
+        )
+        self._logbook = Logbook(self._recorded, settings.log_period_s)
         self.engine = Engine(
-            world,
+            self._recorded,
             keys=tuple(model.keys),
             tracks=tuple(model.tracks),
             frames_per_second=model.frames_per_second,
@@ -146,6 +155,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             with suppress(grpc.aio.AioRpcError):
                 await self._sessions.Announce(self._announcement(), timeout=1.0)
         if self._channel is not None:
+            await self._logbook.send(log_pb2_grpc.LogServiceStub(self._channel))
             await self._channel.close()
 
     async def _leave(self) -> None:
@@ -186,12 +196,15 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
     def _count_in(self, residence: Residence, session: Session | None) -> None:
         if session is not None and residence not in self._tenants:
             self._tenants[residence] = session.tenant
+            self._recorded.name(residence.slot, session.session_id, session.tenant, session.epoch)
             telemetry.SESSIONS_LIVE.labels(session.tenant, self._model.name).inc()
 
     async def _run(self) -> None:
         # An engine whose ticks have failed announces nothing more, so nobody else is seated there.
         try:
-            await until_one_ends(self.engine.run(), self._announce())
+            assert self._channel is not None
+            logs = log_pb2_grpc.LogServiceStub(self._channel)
+            await until_one_ends(self.engine.run(), self._announce(), self._logbook.run(logs))
         except Exception as error:
             log.exception("engine failed", error)
             self._failure = f"the engine has failed: {error!r}"

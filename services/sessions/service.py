@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from livevideo.v1 import resume_pb2, resume_pb2_grpc, session_pb2, session_pb2_grpc
+from livevideo.v1 import log_pb2, log_pb2_grpc, resume_pb2, resume_pb2_grpc, session_pb2, session_pb2_grpc
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
     AnnounceResponse,
@@ -26,17 +26,14 @@ from livevideo.v1.session_pb2 import (
 )
 from services import telemetry
 from services.app import Context, Host, until_one_ends
-from services.errors import (
-    BadRequest,
-    ServiceError,
-    SessionClosed,
-)
+from services.errors import BadRequest, ServiceError, SessionClosed
 from services.sessions import admission
 from services.sessions.access import Access
 from services.sessions.admin import AdminService
 from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.follow import Follow
+from services.sessions.logs import LogLimits, LogService
 from services.sessions.meter import Meter
 from services.sessions.pictures import Pictures
 from services.sessions.push import Push
@@ -69,11 +66,12 @@ class Settings:
     outage_s: float = 90.0  # an engine's Follow, and what it obeyed, outlive a silence of Redis this long
     # Most calls of one session here that hold a connection to Redis: Push, and Notices.
     pushes_per_session: int = 8
+    log_kept_s: float = 86_400.0  # what a session can be played again from, after its last entry
+    log_tenant_bytes: int = 64 << 20  # of all logs of one tenant
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
     most_waiting: int = 1000  # who may wait for a model's seats at once
     most_waiting_of_tenant: int = 100  # of one tenant, where there are tenants
-    # A session that nobody watches any more keeps its seat, and counts as one of its tenant's, for so long.
-    lease_s: float = 30.0
+    lease_s: float = 30.0  # a session keeps its seat, and counts as its tenant's, this long unwatched
     snapshot_bytes: int = 16 << 20  # the most that a session's snapshot may weigh
     notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
     admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
@@ -120,11 +118,14 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
 
     def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
         session_pb2_grpc.add_SeatServiceServicer_to_server(self, server)
+        log_limits = LogLimits(self._settings.log_kept_s, self._settings.log_tenant_bytes)
+        log_pb2_grpc.add_LogServiceServicer_to_server(LogService(lambda: self._store, log_limits), server)
         resume = ResumeService(lambda: self._store, self._settings.snapshot_bytes)
         resume_pb2_grpc.add_ResumeServiceServicer_to_server(resume, server)
         return [
             session_pb2.DESCRIPTOR.services_by_name["SeatService"].full_name,
             resume_pb2.DESCRIPTOR.services_by_name["ResumeService"].full_name,
+            log_pb2.DESCRIPTOR.services_by_name["LogService"].full_name,
         ]
 
     async def start(self) -> None:

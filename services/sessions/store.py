@@ -1,15 +1,16 @@
 """SessionStore: the only door to Redis. Every change of state is one script of `scripts`."""
 
 import resource
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from livevideo.v1.control_pb2 import ControlReceipt
+from livevideo.v1.log_pb2 import Full, LogEntry, ReadResponse
 from livevideo.v1.resume_pb2 import RecallResponse, SnapshotRequest
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
 from services.endings import ended
-from services.sessions import queue, refusals, scripts, snapshots, tenancy
+from services.sessions import log_scripts, queue, refusals, scripts, snapshots, tenancy
 from services.sessions.connection import Connection, RedisAccess, asking
 from services.sessions.keys import checked, hashed, new_session_id, new_token
 from services.sessions.tenancy import Entrant
@@ -219,6 +220,44 @@ class SessionStore:
             ["session", "receipts"],
             [epoch, receipt.SerializeToString(), self.limits.controls_kept, _ms(self.limits.idle_s)],
         )
+
+    async def log(self, entry: LogEntry, *, kept_s: float, tenant_bytes: int) -> tuple[bool, list[str]]:
+        """Adds to a session's log. Whether there was room, and whose logs were dropped to make some.
+
+        Raises UnknownSession.
+        """
+        outcome, *dropped = await self.script(
+            log_scripts.APPEND,
+            log_scripts.keys(checked(entry.session_id), entry.tenant),
+            [
+                entry.session_id,
+                entry.SerializeToString(),
+                _ms(kept_s),
+                tenant_bytes,
+                log_scripts.log_key_pattern(),
+            ],
+            about=f"session {entry.session_id}",
+        )
+        return outcome == b"kept", [_text(session_id) for session_id in dropped]
+
+    async def read_log(self, session_id: str) -> AsyncIterator[ReadResponse]:
+        """The session as it was opened, then its log. Raises UnknownSession where there is none."""
+        after, most = "-", 64
+        while True:
+            newest, *entries = await self._of(log_scripts.READ, session_id, ["log"], [after, most])
+            for words in entries:
+                fields = dict(zip(words[::2], words[1::2], strict=True))
+                if b"record" in fields:
+                    session = Session.FromString(fields[b"record"])
+                    session.image = fields[b"image"]
+                    yield ReadResponse(session=session)
+                if b"entry" in fields:
+                    yield ReadResponse(entry=LogEntry.FromString(fields[b"entry"]))
+                if b"full" in fields:
+                    yield ReadResponse(full=Full())
+            if len(entries) < most:
+                return
+            after = f"({_text(newest)}"
 
     async def keep(self, snapshot: SnapshotRequest) -> None:
         """Keeps a snapshot instead of the one before, as long as the session. Raises Superseded."""

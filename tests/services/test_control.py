@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
@@ -240,6 +241,26 @@ async def test_a_closed_session_ends_the_stream_and_takes_no_new_one(
     again = control_stub.Send()
     await again.write(ControlEvent(session_id=session_id, seq=2, keys=LEFT))
     assert isinstance(await refusal_of(again), errors.SessionClosed)
+
+
+async def test_who_sends_on_while_the_session_is_closed_is_told_so(
+    control_stub: Controls, session_stub: Sessions, session_id: str
+) -> None:
+    async def events() -> AsyncIterator[ControlEvent]:
+        for seq in itertools.count(1):
+            yield ControlEvent(session_id=session_id, seq=seq, keys=LEFT)
+
+    receipts = aiter(control_stub.Send(events()))
+    await anext(receipts)
+    await session_stub.Close(CloseRequest(session_id=session_id))
+
+    async def read_on() -> None:
+        async for _ in receipts:
+            pass
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(read_on(), DEADLINE_S)
+    assert isinstance(errors.from_status(caught.value), errors.SessionClosed)
 
 
 async def test_without_redis_the_stream_ends_with_a_time_to_retry(
