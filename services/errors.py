@@ -20,17 +20,19 @@ class ServiceError(Exception):
     """A refusal; its message says what was asked, what is so, and what to do.
 
     facts: what a program may want to know of it, by name, e.g. {"position": "3"}.
+    retry_s: when to try again where the refusal itself does not say; None: it would not help.
     """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     reason: ClassVar[str] = "internal"
+    retry_s: ClassVar[float | None] = None
 
     def __init__(
         self, message: str, *, retry_after_s: float | None = None, facts: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = self.retry_s if retry_after_s is None else retry_after_s
         self.facts = dict(facts or {})
 
     @classmethod
@@ -84,6 +86,7 @@ class Preempted(SessionClosed):
     """The seat went to a tenant of higher priority, after the notice that the session was given."""
 
     reason = "preempted"
+    retry_s = 5.0
 
 
 class TimeUp(SessionClosed):
@@ -121,6 +124,7 @@ class TooManyStreams(ServiceError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "too_many_streams"
+    retry_s = 1.0
 
 
 class TenantExists(ServiceError):
@@ -142,6 +146,7 @@ class SeatTaken(ServiceError):
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "seat_taken"
+    retry_s = 3.0
 
 
 class ReplicaTaken(ServiceError):
@@ -156,6 +161,7 @@ class EngineFull(ServiceError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "engine_full"
+    retry_s = 5.0
 
 
 class QueueFull(EngineFull):
@@ -175,6 +181,7 @@ class DecoderFull(ServiceError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "decoder_full"
+    retry_s = 5.0
 
 
 class TooBusy(ServiceError):
@@ -182,6 +189,7 @@ class TooBusy(ServiceError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "too_busy"
+    retry_s = 1.0
 
 
 class NoEngine(ServiceError):
@@ -189,6 +197,7 @@ class NoEngine(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "no_engine"
+    retry_s = 2.0
 
 
 class StoreUnavailable(ServiceError):
@@ -196,6 +205,7 @@ class StoreUnavailable(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "store_unavailable"
+    retry_s = 1.0
 
 
 class PeerUnavailable(ServiceError):
@@ -203,6 +213,7 @@ class PeerUnavailable(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "peer_unavailable"
+    retry_s = 1.0
 
 
 class CallerNotAllowed(ServiceError):
@@ -224,6 +235,7 @@ class ViewerGone(ServiceError):
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "viewer_gone"
+    retry_s = 0.5
 
 
 class StepFailed(ServiceError):
@@ -231,6 +243,7 @@ class StepFailed(ServiceError):
 
     code = grpc.StatusCode.INTERNAL
     reason = "step_failed"
+    retry_s = 0.5
 
 
 class ServiceStopping(ServiceError):
@@ -238,6 +251,7 @@ class ServiceStopping(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "service_stopping"
+    retry_s = 0.5
 
 
 class PortTaken(ServiceError):

@@ -39,6 +39,15 @@ STEP = Histogram(
     buckets=_EDGES_S,
 )
 DECODE = Histogram("decode_seconds", "From one latent to its pixels", ("tenant", "model"), buckets=_EDGES_S)
+ADMISSION = Histogram(
+    "admission_seconds",
+    "From a session being asked for to the decision; `opened`, or why not",
+    ("outcome",),
+    buckets=_EDGES_S,
+)
+SESSIONS_ENDED = Counter(
+    "sessions_ended_total", "Sessions that ended while they were played", ("tenant", "model", "reason")
+)
 SESSIONS_LIVE = Gauge("sessions_live", "Sessions that an engine plays now", ("tenant", "model"))
 SLOTS_FREE = Gauge("slots_free", "Slots of this engine that no session holds", ("model",))
 READY = Gauge("ready_seconds", "From the beginning of the process to its first readiness", ("service",))

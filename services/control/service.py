@@ -16,7 +16,8 @@ from services.channel import Channel
 from services.control.gate import ControlGate
 from services.control.gates import Gates
 from services.credentials import carried
-from services.errors import BadRequest, SessionClosed
+from services.endings import ended
+from services.errors import BadRequest
 from services.settings import check
 from services.tls import Tls
 
@@ -86,7 +87,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             GetRequest(session_id=first.session_id), timeout=self._settings.get_s, metadata=credentials
         )
         if session.state == SessionState.SESSION_STATE_CLOSED:
-            raise SessionClosed(f"session {session.session_id} has ended; open a new one")
+            raise ended(f"session {session.session_id}", session.ended)
         with self._gates.entered(session) as gate:
             push = session_pb2_grpc.SeatServiceStub(self._channel).Push(metadata=credentials)
             try:

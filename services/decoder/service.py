@@ -26,7 +26,8 @@ from services.decoder.encoders import encoder_for
 from services.decoder.playback import Playback
 from services.decoder.room import Room
 from services.decoder.source import LatentSource, Patience
-from services.errors import BadRequest, BadSetting, ServiceStopping, SessionClosed, ViewerGone
+from services.endings import ended
+from services.errors import BadRequest, BadSetting, ServiceStopping, ViewerGone
 from services.tls import Tls
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             GetRequest(session_id=start.session_id), timeout=5.0, metadata=carried(context)
         )
         if session.state == SESSION_STATE_CLOSED:
-            raise SessionClosed(f"session {start.session_id} has ended; open a new one")
+            raise ended(f"session {start.session_id}", session.ended)
         self._room.check(len(self._playbacks), FRAMES_PER_LATENT / session.model.frames_per_second)
         playback = self._playback(start, session)
         tasks = [

@@ -19,6 +19,14 @@ local function quit(id)
   redis.call('ZREM', alive, id)
 end
 
+local function places_of(name)
+  local owners, count = redis.call('HVALS', waiting), 0
+  for i = 1, #owners do
+    if owners[i] == name then count = count + 1 end
+  end
+  return count
+end
+
 -- Each of a tenant's has its turn 1 / priority after the one before; the earliest turn is next.
 local function enqueue(id, name, priority)
   if redis.call('ZCARD', queue) == 0 then redis.call('HDEL', pace, 'virtual', 'last_ms') end
@@ -88,7 +96,8 @@ return {'ok', replica, address}
 """
 )
 
-# ARGV id, tenant, key id, alive_ms, most who may wait. Answers the place in the queue, or 0: open it now.
+# ARGV id, tenant, key id, alive_ms, most who may wait, most of one tenant. Answers the place in the queue, or
+# 0: open it now.
 # Who finds no seat gives notice to the least of those who play with a lower priority, and so comes to the
 # front.
 WAIT = (
@@ -106,7 +115,10 @@ end
 local priority = key_id ~= '' and number(tenant, 'priority') or 5
 if not redis.call('ZSCORE', queue, id) then
   local waits = redis.call('ZCARD', queue)
-  if waits >= tonumber(ARGV[5]) then return {'queue_full', waits + 1, expected_ms(waits + 1)} end
+  local is_too_many = key_id ~= '' and places_of(name) >= tonumber(ARGV[6])
+  if is_too_many or waits >= tonumber(ARGV[5]) then
+    return {'queue_full', waits + 1, expected_ms(waits + 1)}
+  end
   enqueue(id, name, priority)
 end
 redis.call('ZADD', alive, now_ms + tonumber(ARGV[4]), id)

@@ -3,20 +3,17 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
+from services.endings import ended
 from services.errors import (
     EngineFull,
     NoEngine,
-    Preempted,
     QueueFull,
     QuotaExceeded,
     ReplicaTaken,
-    Revoked,
     SeatTaken,
     ServiceError,
-    SessionClosed,
     Superseded,
     TenantExists,
-    TimeUp,
     Unauthenticated,
     UnknownSession,
     UnknownTenant,
@@ -55,18 +52,6 @@ def refusal(status: str, about: str, found: Sequence[bytes | int] = ()) -> Servi
         case "no_engine":
             return NoEngine(f"{about} finds no live engine; try again soon", retry_after_s=2.0)
     raise ValueError(f"a script answered {status!r}, which no refusal is made for; add it here")
-
-
-def ended(about: str, why: str) -> SessionClosed:
-    """The refusal of a session that has ended, by what ended it."""
-    match why:
-        case "preempted":
-            return Preempted(f"{about} gave its seat to a tenant of higher priority; wait for another")
-        case "revoked":
-            return Revoked(f"{about} has ended, as its key was revoked; open another with a good key")
-        case "time_up" | "idle" | "minutes_used":
-            return TimeUp(f"{about} has ended ({why}): its tenant's quota allows no more; open a new one")
-    return SessionClosed(f"{about} has ended; open a new one")
 
 
 def _over_quota(tenant: str, quota: str, most: str, retry_ms: str) -> QuotaExceeded:

@@ -70,6 +70,7 @@ class Settings:
     log_tenant_bytes: int = 64 << 20  # of all logs of one tenant
     linger_s: float = 5.0  # a Push whose sender has finished waits this long for the last obeyed receipts
     most_waiting: int = 1000  # who may wait for a model's seats at once
+    most_waiting_of_tenant: int = 100  # of one tenant, where there are tenants
     lease_s: float = 30.0  # a session keeps its seat, and counts as its tenant's, this long unwatched
     snapshot_bytes: int = 16 << 20  # the most that a session's snapshot may weigh
     notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
@@ -186,8 +187,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         return await admission.record(request, entrant, self._pictures, *await self._store.models())
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
-        entrant = await self._access.entrant(context)
-        session = await self._store.open(await self._record(request, entrant), entrant)
+        with admission.deciding():
+            entrant = await self._access.entrant(context)
+            session = await self._store.open(await self._record(request, entrant), entrant)
         log.info("session opened", session=session.session_id, tenant=session.tenant, replica=session.replica)
         return session
 
@@ -195,7 +197,14 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
     async def Wait(self, request: OpenRequest, context: Context) -> None:  # type: ignore[override]
         entrant = await self._access.entrant(context)
         record = await self._record(request, entrant)
-        places = until_seated(self._store, self._tenants, record, entrant, self._settings.most_waiting)
+        places = until_seated(
+            self._store,
+            self._tenants,
+            record,
+            entrant,
+            most=self._settings.most_waiting,
+            most_of_tenant=self._settings.most_waiting_of_tenant,
+        )
         with self._streams.opened():
             await until_one_ends(_written(places, context), self._streams.until_stopping())
 
@@ -289,8 +298,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
                     meter.run(),
                     self._streams.until_stopping(),
                 )
-            except SessionClosed:
-                return
+            except SessionClosed as end:
+                telemetry.SESSIONS_ENDED.labels(session.tenant, session.model.name, end.reason).inc()
             finally:
                 with contextlib.suppress(ServiceError):  # what ended it is raised already
                     await meter.tell()

@@ -9,6 +9,7 @@ from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.log_pb2 import Full, LogEntry, ReadResponse
 from livevideo.v1.resume_pb2 import RecallResponse, SnapshotRequest
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
+from services.endings import ended
 from services.sessions import log_scripts, queue, refusals, scripts, snapshots, tenancy
 from services.sessions.connection import Connection, RedisAccess, asking
 from services.sessions.keys import checked, hashed, new_session_id, new_token
@@ -286,7 +287,7 @@ class SessionStore:
         controls = []
         for fields in entries:
             if b"closed" in fields:
-                raise refusals.ended(f"session {session_id}", fields[b"closed"].decode())
+                raise ended(f"session {session_id}", fields[b"closed"].decode())
             if int(fields.get(b"epoch", 0)) > epoch:
                 raise refusals.refusal("superseded", f"session {session_id}")
             if b"control" in fields:
@@ -298,7 +299,7 @@ class SessionStore:
         after, entries = await self.read(scripts.session_key(session_id, "receipts"), after)
         for fields in entries:
             if b"closed" in fields:
-                raise refusals.ended(f"session {session_id}", fields[b"closed"].decode())
+                raise ended(f"session {session_id}", fields[b"closed"].decode())
         return after, [ControlReceipt.FromString(each[b"receipt"]) for each in entries if b"receipt" in each]
 
     async def read(self, stream: str, after: bytes) -> tuple[bytes, list[dict[bytes, bytes]]]:

@@ -55,7 +55,7 @@ def keys(tenant: str, model: str) -> list[str]:
 TENANCY = """
 local tenants, keys, tenant, open, usage, ranked, notices, queue, waiting, alive, pace =
   unpack(KEYS, #KEYS - 10)
-local DAY_MS, RANK = 86400000, 1e13
+local DAY_MS, LONGEST_MS, RANK = 86400000, 120000, 1e13
 local day = math.floor(now_ms / DAY_MS)
 
 local function number(hash, name) return tonumber(redis.call('HGET', hash, name) or '0') end
@@ -136,7 +136,8 @@ if is_first and not redis.call('ZSCORE', open, id) then
   if too_much then return too_much end
 end
 local until_ms = state == CLOSED and tonumber(found[9]) or now_ms
-if not is_first then use('ms', until_ms - number(session, 'metered_ms')) end
+-- Redis may have been away for a while; a clock that jumps is not paid for.
+if not is_first then use('ms', math.min(until_ms - number(session, 'metered_ms'), LONGEST_MS)) end
 local more = tonumber(ARGV[3]) - number(session, 'latents')
 if more > 0 then
   use('latents', more)

@@ -7,6 +7,7 @@ from typing import Any
 
 from livevideo.v1.admin_pb2 import ApiKey, NewKey, Quotas, Tenant, Usage
 from livevideo.v1.session_pb2 import Notice
+from services.endings import ended
 from services.errors import UnknownSession
 from services.sessions import accounts, keys, queue, refusals, scripts, tenancy
 from services.sessions.store import SessionStore
@@ -161,14 +162,14 @@ class TenantStore:
         await self._placed(tenancy.METER, session_id, tenant, arguments)
 
     async def wait(
-        self, session_id: str, entrant: Entrant, *, alive_s: float, most: int
+        self, session_id: str, entrant: Entrant, *, alive_s: float, most: int, most_of_tenant: int
     ) -> tuple[int, float]:
         """The place in the queue, and how long it will take, 0 if unknown. Place 0: it is time to open it.
 
-        alive_s: the place is lost when this is not asked again within that time. most: who may wait. Raises
-        QueueFull, QuotaExceeded, Unauthenticated.
+        alive_s: the place is lost if this is not asked again within that time. most, most_of_tenant: who may
+        wait. Raises QueueFull, QuotaExceeded, Unauthenticated.
         """
-        arguments = [session_id, entrant.tenant, entrant.key_id, _ms(alive_s), most]
+        arguments = [session_id, entrant.tenant, entrant.key_id, _ms(alive_s), most, most_of_tenant]
         position, expected_ms = await self._placed(queue.WAIT, session_id, entrant.tenant, arguments)
         return position, expected_ms / 1000
 
@@ -182,7 +183,7 @@ class TenantStore:
             after, entries = await self._store.read(scripts.session_key(session_id, "receipts"), after)
             for fields in entries:
                 if b"closed" in fields:
-                    raise refusals.ended(f"session {session_id}", fields[b"closed"].decode())
+                    raise ended(f"session {session_id}", fields[b"closed"].decode())
                 if b"notice" in fields:
                     yield _notice(fields[b"notice"])
 

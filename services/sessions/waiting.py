@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from livevideo.v1.session_pb2 import Place, Session, WaitResponse
-from services.errors import EngineFull, ServiceError
+from services.errors import EngineFull, NoEngine, ServiceError
 from services.sessions.keys import new_session_id
 from services.sessions.store import SessionStore
 from services.sessions.tenancy import Entrant
@@ -18,17 +18,25 @@ _TOLD_EVERY_S = 5.0  # the expected wait changes with time, too
 
 
 async def until_seated(
-    store: SessionStore, tenants: TenantStore, record: Session, entrant: Entrant, most: int
+    store: SessionStore,
+    tenants: TenantStore,
+    record: Session,
+    entrant: Entrant,
+    *,
+    most: int,
+    most_of_tenant: int,
 ) -> AsyncGenerator[WaitResponse, None]:
-    """The place whenever it changes, then the session. `most`: who may wait for a model at once."""
+    """The place whenever it changes, then the session. `most`, `most_of_tenant`: who may wait at once."""
     session_id, is_waiting = new_session_id(record.model.name), True
     clock = asyncio.get_running_loop().time
     told_position, told_at_s = 0, 0.0
     try:
         while True:
-            position, expected_s = await tenants.wait(session_id, entrant, alive_s=_ALIVE_S, most=most)
+            position, expected_s = await tenants.wait(
+                session_id, entrant, alive_s=_ALIVE_S, most=most, most_of_tenant=most_of_tenant
+            )
             if position == 0:
-                with suppress(EngineFull):  # a seat has gone in the meantime, with its engine
+                with suppress(EngineFull, NoEngine):  # a seat has gone in the meantime, with its engine
                     session = await store.open(record, entrant, session_id)
                     break
             elif position != told_position or clock() - told_at_s >= _TOLD_EVERY_S:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, RetryInfo
 from grpc_status import rpc_status
@@ -58,3 +59,12 @@ async def test_facts_arrive_where_a_refusal_is_passed_on(serve: Serve, dial: Dia
     arrived = errors.from_status(await failure_of(await serve(Echo(refusal)), dial))
     assert isinstance(arrived, errors.EngineFull)
     assert arrived.facts == {"position": "3"}
+
+
+@pytest.mark.parametrize("kind", [*errors._kinds(errors.ServiceError)], ids=lambda kind: kind.reason)
+def test_what_passes_says_when_to_come_again_whoever_forgot_to(kind: type[errors.ServiceError]) -> None:
+    refusal = kind.relayed("so it is", None)
+    is_of_setup = kind in (errors.NoCluster, errors.ClusterTooSmall)
+    is_for_good = kind is errors.QuotaExceeded  # some are: each says so itself
+    passes = refusal.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    assert (refusal.retry_after_s is not None) or not passes or is_of_setup or is_for_good

@@ -158,7 +158,9 @@ async def test_the_seconds_of_play_are_counted_and_those_between_engines_are_not
     async with Redis.from_url(valkey_url) as redis:
         await store.claim(session.session_id, "engine-1")
         await tenants.meter(session.session_id, "acme", 1, 0, **meter)
-        await pass_time(redis, 600)
+        await pass_time(redis, 100)
+        await tenants.meter(session.session_id, "acme", 1, 0, **meter)
+        await pass_time(redis, 86_400)  # of a clock that jumps, two minutes are believed
         await tenants.meter(session.session_id, "acme", 1, 0, **meter)
         await store.release(session.session_id, 1)
         await pass_time(redis, 5000)
@@ -173,7 +175,7 @@ async def test_the_seconds_of_play_are_counted_and_those_between_engines_are_not
         with pytest.raises(errors.SessionClosed):
             await tenants.meter(session.session_id, "acme", 2, 0, **meter)
     seconds = (await used(admin_stub))[1]
-    assert 667 <= seconds < 667 + DEADLINE_S
+    assert 287 <= seconds < 287 + DEADLINE_S
     await store.close()
 
 

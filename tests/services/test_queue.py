@@ -139,7 +139,7 @@ async def store(valkey_url: str) -> AsyncIterator[SessionStore]:
 async def waiting(tenants: TenantStore, entrant: Entrant) -> str:
     """Takes a place."""
     session_id = new_session_id("road")
-    await tenants.wait(session_id, entrant, alive_s=60, most=100)
+    await tenants.wait(session_id, entrant, alive_s=60, most=100, most_of_tenant=30)
     return session_id
 
 
@@ -150,7 +150,7 @@ async def order(
     got: list[str] = []
     for _ in range(seats):
         for session_id, entrant in list(places.items()):
-            position, _ = await tenants.wait(session_id, entrant, alive_s=60, most=100)
+            position, _ = await tenants.wait(session_id, entrant, alive_s=60, most=100, most_of_tenant=30)
             if position == 0:
                 record = Session(tenant=entrant.tenant, model=next(iter((await store.models())[0].values())))
                 await store.open(record, entrant, session_id)
@@ -194,6 +194,18 @@ async def test_turns_are_shared_out_by_priority(store: SessionStore, announcemen
     assert got.count("high") == 12
 
 
+async def test_no_tenant_fills_the_queue(store: SessionStore, announcement: AnnounceRequest) -> None:
+    tenants = TenantStore(store)
+    announcement.slots = 0
+    await store.announce(announcement)
+    flood, calm = await entrant_of(tenants, "flood", 5), await entrant_of(tenants, "calm", 5)
+    for _ in range(30):
+        await waiting(tenants, flood)
+    with pytest.raises(errors.QueueFull):
+        await waiting(tenants, flood)
+    await waiting(tenants, calm)
+
+
 async def test_the_wait_that_is_told_comes_from_how_long_others_waited(
     store: SessionStore, announcement: AnnounceRequest
 ) -> None:
@@ -202,14 +214,16 @@ async def test_the_wait_that_is_told_comes_from_how_long_others_waited(
     await store.announce(announcement)
     calm = await entrant_of(tenants, "calm", 5)
     places = {await waiting(tenants, calm): calm for _ in range(5)}
-    assert [(await tenants.wait(each, calm, alive_s=60, most=9))[1] for each in places] == [0.0] * 5
+    assert [(await tenants.wait(each, calm, alive_s=60, most=9, most_of_tenant=9))[1] for each in places] == [
+        0.0
+    ] * 5
     await asyncio.sleep(0.3)
     announcement.slots = 1
     await store.announce(announcement)
     await order(store, tenants, places, 1)
     announcement.slots = 0
     await store.announce(announcement)
-    waits = sorted([await tenants.wait(each, calm, alive_s=60, most=9) for each in places])
+    waits = sorted([await tenants.wait(each, calm, alive_s=60, most=9, most_of_tenant=9) for each in places])
     assert [position for position, _ in waits] == [1, 2, 3, 4]
     assert waits[3][1] - waits[0][1] == pytest.approx(3 * 0.3, rel=0.9)
     assert waits[0][1] > 0
