@@ -300,3 +300,6 @@ redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'receipt', ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return {'ok'}
 """
+
+# What these have changed is told to somebody, who goes on from there.
+ACKNOWLEDGED = (OPEN, CLAIM, CLOSE, PUSH)

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
-from services.errors import UnknownSession
+from services.errors import StoreUnavailable, UnknownSession
 from services.sessions import scripts
 from services.sessions.connection import Connection, RedisAccess, asking
 
@@ -230,11 +230,28 @@ class SessionStore:
     async def _script(
         self, script: str, keys: list[str], arguments: list[Any], *, about: str = ""
     ) -> list[Any]:
+        copies = self._access.redis_copies if script in scripts.ACKNOWLEDGED else 0
         with asking(self._url):
-            answer: list[Any] = await self._commands.redis.register_script(script)(keys, arguments)
-        status, *found = answer
+            if copies:
+                status, *found = await self._copied(script, keys, arguments, copies)
+            else:
+                status, *found = await self._commands.redis.register_script(script)(keys, arguments)
         if status not in (b"ok", b"old_seq"):
             raise scripts.refusal(status.decode(), about)
+        return found
+
+    async def _copied(self, script: str, keys: list[str], arguments: list[Any], copies: int) -> list[Any]:
+        """What the script answers, once so many replicas have it too."""
+        asked: Any = self._commands.redis.pipeline(transaction=False)
+        asked.eval(script, len(keys), *keys, *arguments)
+        asked.execute_command("WAIT", copies, _ms(self.limits.command_s / 2))
+        answer, copied = await asked.execute()
+        if copied < copies and answer[0] == b"ok":
+            raise StoreUnavailable(
+                f"{copied} replicas of Redis have it in time, and {copies} must; try again soon",
+                retry_after_s=1.0,
+            )
+        found: list[Any] = answer
         return found
 
     def _connect(self, answer_s: float) -> Connection:

@@ -293,7 +293,7 @@ def test_a_store_does_what_its_model_does(url: str) -> None:
     run_state_machine_as_test(
         lambda: StoreAgainstModel(url),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[*HealthCheck],
