@@ -25,12 +25,14 @@ MAX_WINDOW_BYTES = 32 << 20
 
 _TROUBLE_EVERY_S = 1.0
 
-# Pings find a peer whose machine vanished without closing its connections.
+# Pings find a peer that hangs, or whose machine vanished without closing its connections.
 _PING = (
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # gRPC sends a ping of its own now and then, and none of ours while that one is not answered.
+    ("grpc.http2.ping_timeout_ms", 3000),
 )
 
 log = telemetry.logger("app")
