@@ -45,7 +45,7 @@ class Instances:
 class Patience:
     """When a player makes a call again, and when it gives its session up.
 
-    After a call that brought nothing the next one is given twice as long: who leaves too early makes an engine
+    After a call that brought nothing the next one is given twice as long: who leaves too early makes engines
     build the same world up again and again.
     """
 
