@@ -13,7 +13,7 @@ RAY ?=
 SHARDS ?=
 REPLICAS ?=
 
-.PHONY: help play record train ablations bench faults gpu-check test lint format protos clean
+.PHONY: help play record train ablations bench faults gpu-check test lint fuzz format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
@@ -25,7 +25,8 @@ help:
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
 	@echo 'make ablations  train and judge what docs/results.md compares, for hours more'
 	@echo 'make test     run the tests;                              ARGS="-k tick" for some'
-	@echo 'make lint     ruff, mypy, the import rule, the protos'
+	@echo 'make lint     ruff, mypy, the import rule, the protos, known vulnerabilities'
+	@echo 'make fuzz     send anything to what strangers reach;     ARGS="--seconds 600" for longer'
 	@echo 'make format   let ruff arrange the code'
 	@echo 'make protos   generate the messages from protos/ into gen/'
 	@echo 'make clean    remove what was generated; .venv, data and runs stay'
@@ -75,6 +76,11 @@ lint: .venv/developing gen/generated
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/buf lint protos
+	@$(BIN)/python .ci/audit
+
+fuzz: .venv/with-fuzz gen/generated
+	@for target in gate picture message page url; do \
+		$(BIN)/python -m tests.fuzz $$target --found out/fuzz/$$target $(ARGS) || exit 1; done
 
 format: .venv/developing
 	@$(BIN)/ruff check --fix
@@ -101,6 +107,11 @@ clean:
 .venv/with-ray: .venv/installed
 	@echo 'Installing Ray'
 	@$(PIP) --quiet --editable '.[ray]'
+	@touch $@
+
+.venv/with-fuzz: .venv/developing
+	@echo 'Installing the fuzzer'
+	@$(PIP) --quiet --editable '.[fuzz]'
 	@touch $@
 
 .venv/developing: .venv/installed

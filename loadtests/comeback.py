@@ -16,6 +16,7 @@ import grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import Session
+from services.credentials import bearer
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
@@ -94,7 +95,8 @@ class Viewer:
         next_index = 0
         while True:
             self._shown = asyncio.Queue()
-            call = next(self._decoders).Watch(self._say(next_index, self._shown))
+            said = self._say(next_index, self._shown)
+            call = next(self._decoders).Watch(said, metadata=bearer(self._session.token))
             try:
                 # The first frame waits for an engine, which may have to be found.
                 patience_s = LEASE_S / 3
@@ -127,8 +129,9 @@ class Viewer:
 class Sender:
     """One session's controls, each stored once and in order, through whichever *control* answers."""
 
-    def __init__(self, controls: Sequence["ControlServiceAsyncStub"]) -> None:
+    def __init__(self, controls: Sequence["ControlServiceAsyncStub"], session: Session) -> None:
         self._controls = itertools.cycle(controls)
+        self._token = bearer(session.token)
         self._unheard: dict[int, ControlEvent] = {}  # sent, and nobody has said what became of it
         self._waiting: asyncio.Queue[ControlEvent | None] = asyncio.Queue()
         self.comebacks = Comebacks()
@@ -145,7 +148,7 @@ class Sender:
             self._waiting = asyncio.Queue()
             for event in self._unheard.values():
                 self._waiting.put_nowait(event)
-            call = next(self._controls).Send(_say(self._waiting))
+            call = next(self._controls).Send(_say(self._waiting), metadata=self._token)
             try:
                 while True:
                     receipt = await self._read(call)

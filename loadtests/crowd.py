@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 import grpc
 
 from livevideo.v1.session_pb2 import OpenRequest
-from loadtests.player import Addresses, Player, Script, add_addresses
+from loadtests.player import Addresses, Player, Script, add_addresses, chosen_addresses
 from loadtests.report import Measurements, Report, percentile
 
 ARRIVE_EVERY_S = 0.5
@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--model", default="", help="default: the only one there is")
     options = parser.parse_args()
-    addresses = Addresses(options.sessions, options.control, options.frames)
+    addresses = chosen_addresses(options)
     script = Script.load(options.script)
     outcome = asyncio.run(play_together(addresses, options.players, options.seconds, script, options.model))
     print(outcome.to_json())

@@ -15,7 +15,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 
@@ -25,8 +24,8 @@ from livevideo.v1.frame_pb2 import FrameFormat, Shown, WatchRequest, WatchStart
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
-from loadtests.player import add_addresses
-from loadtests.returning import bearer, token_of
+from loadtests.player import add_addresses, chosen_addresses
+from services.credentials import bearer
 
 AGAIN_S = 0.1
 _LEAST_SLEEP_S = 0.005  # between two bursts of controls
@@ -78,7 +77,7 @@ class Flood:
     async def _close(self, session: Session) -> None:
         with suppress(grpc.aio.AioRpcError):
             closing = CloseRequest(session_id=session.session_id)
-            await self._sessions.Close(closing, metadata=bearer(token_of(session)), timeout=2.0)
+            await self._sessions.Close(closing, metadata=bearer(session.token), timeout=2.0)
 
     async def _watch(self, session: Session) -> None:
         shown: asyncio.Queue[int | None] = asyncio.Queue()
@@ -90,7 +89,7 @@ class Flood:
                 yield WatchRequest(shown=Shown(frame_index=frame_index))
 
         try:
-            async for response in self._frames.Watch(said(), metadata=bearer(token_of(session))):
+            async for response in self._frames.Watch(said(), metadata=bearer(session.token)):
                 if response.HasField("frame"):
                     self.counts["frames"] += 1
                     shown.put_nowait(response.frame.index)
@@ -110,7 +109,7 @@ class Flood:
                 await asyncio.sleep(_LEAST_SLEEP_S)
 
         try:
-            async for receipt in self._control.Send(events(), metadata=bearer(token_of(session))):
+            async for receipt in self._control.Send(events(), metadata=bearer(session.token)):
                 outcome = receipt.WhichOneof("outcome") or ""
                 self.counts[f"controls {outcome}"] += 1
         finally:
@@ -125,13 +124,12 @@ def main() -> int:
     )
     add_addresses(parser)
     parser.add_argument("--tenant", default="")
-    parser.add_argument("--key-file", type=Path, help="the tenant's key")
     parser.add_argument("--sessions-wanted", type=int, default=20)
     parser.add_argument("--controls-per-s", type=float, default=600.0, help="in each session")
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
     os.nice(19)  # the processor belongs to those who are flooded
-    key = options.key_file.read_text().strip() if options.key_file else ""
+    key = chosen_addresses(options).api_key
 
     async def flood() -> Counter[str]:
         flooding = Flood(options, key)

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,12 +25,14 @@ from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
-from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
+from livevideo.v1.session_pb2 import CloseRequest, GetRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from loadtests.comeback import Sender, Silence, Viewer
 from loadtests.eyes import Eyes
 from loadtests.movie import Movie, movie_at, to_rgb
 from loadtests.report import Measurements, Report
+from services.credentials import bearer, from_file_or_environment
+from services.errors import BadSetting
 
 SCRIPTS = Path(__file__).parent / "scripts"
 FORMATS = {"rgb8": FrameFormat.FRAME_FORMAT_RGB8, "jpeg": FrameFormat.FRAME_FORMAT_JPEG}
@@ -41,12 +43,14 @@ OPEN_DEADLINE_S = 15.0
 class Addresses:
     """Where the three services are that a player speaks to: host:port, or several with commas between.
 
-    Where one is lost, the player comes back through the next.
+    Where one is lost, the player comes back through the next. And a key, where tenants need one.
     """
 
     sessions: str
     control: str
     frames: str
+    api_key: str = field(default="", repr=False)
+    ca_file: Path | None = None  # PEM, who signs their certificates; None: they are spoken to in plain text
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,14 @@ def add_addresses(parser: argparse.ArgumentParser) -> None:
     """The options that `Addresses` is made of."""
     for name in ("sessions", "control", "frames"):
         parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT[,HOST:PORT]")
+    parser.add_argument("--api-key-file", default="", help="the tenant's key (default: AAPT_API_KEY)")
+    parser.add_argument("--ca-file", type=Path, help="PEM, who signs the services' certificates")
+
+
+def chosen_addresses(options: argparse.Namespace) -> Addresses:
+    """What `add_addresses` was given."""
+    api_key = from_file_or_environment(options.api_key_file)
+    return Addresses(options.sessions, options.control, options.frames, api_key, options.ca_file)
 
 
 class Driver(Protocol):
@@ -100,11 +112,14 @@ class Player:
     """One session, from opening to closing."""
 
     def __init__(self, addresses: Addresses) -> None:
-        listed = {name: told.split(",") for name, told in vars(addresses).items()}
-        self._channels = {a: grpc.aio.insecure_channel(a) for told in listed.values() for a in told}
-        self._sessions = SessionServiceStub(self._channels[listed["sessions"][0]])
-        self._controls = [ControlServiceStub(self._channels[a]) for a in listed["control"]]
-        self._decoders = [FrameServiceStub(self._channels[a]) for a in listed["frames"]]
+        told = (addresses.sessions, addresses.control, addresses.frames)
+        sessions, controls, frames = (each.split(",") for each in told)
+        reached = {*sessions, *controls, *frames}
+        self._channels = {address: _dialled(address, addresses.ca_file) for address in reached}
+        self._api_key = addresses.api_key
+        self._sessions = SessionServiceStub(self._channels[sessions[0]])
+        self._controls = [ControlServiceStub(self._channels[each]) for each in controls]
+        self._decoders = [FrameServiceStub(self._channels[each]) for each in frames]
 
     async def play(
         self,
@@ -121,8 +136,9 @@ class Player:
         session = await self._open(wanted or OpenRequest())
         measured = Measurements(1 / session.model.frames_per_second, opened_at_s)
         viewer = Viewer(self._decoders, session, FORMATS[picture_format])
-        sender = Sender(self._controls)
+        sender = Sender(self._controls, session)
         keys = asyncio.create_task(self._press(session, driver, sender, measured))
+        token = bearer(session.token)
         ends_at_s = float("inf")
         try:
             async with aclosing(viewer.frames()) as frames:
@@ -138,11 +154,15 @@ class Player:
                     ends_at_s = min(ends_at_s, now_s + seconds)
                     if now_s >= ends_at_s:
                         break
+                else:
+                    asked = GetRequest(session_id=session.session_id)
+                    found = await self._sessions.Get(asked, metadata=token)
+                    print(f"the session was ended: {found.ended}", file=sys.stderr)
         finally:
             measured.comebacks = viewer.comebacks.count + sender.comebacks.count
             keys.cancel()
             await asyncio.gather(keys, return_exceptions=True)
-            await self._sessions.Close(CloseRequest(session_id=session.session_id))
+            await self._sessions.Close(CloseRequest(session_id=session.session_id), metadata=token)
         return measured.report()
 
     async def close(self) -> None:
@@ -155,7 +175,12 @@ class Player:
         deadline_s = time.monotonic() + OPEN_DEADLINE_S
         while True:
             try:
-                return await self._sessions.Open(wanted, wait_for_ready=True, timeout=OPEN_DEADLINE_S)
+                return await self._sessions.Open(
+                    wanted,
+                    wait_for_ready=True,
+                    timeout=OPEN_DEADLINE_S,
+                    metadata=bearer(self._api_key),
+                )
             except grpc.aio.AioRpcError as refusal:
                 if refusal.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline_s:
                     raise
@@ -181,12 +206,18 @@ class Player:
             pressing.cancel()
 
 
+def _dialled(address: str, ca_file: Path | None) -> grpc.aio.Channel:
+    if ca_file is None:
+        return grpc.aio.insecure_channel(address)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
+
+
 def _advance(progress: "tqdm[Any]") -> None:
     progress.update()
 
 
 async def _play(options: argparse.Namespace) -> Report:
-    player = Player(Addresses(options.sessions, options.control, options.frames))
+    player = Player(chosen_addresses(options))
     movie = movie_at(options.save) if options.save else None
     driver: Driver = Eyes() if options.script == "eyes" else Script.load(options.script)
     wanted = OpenRequest(model=options.model, seed=options.seed, prompt=options.prompt)
@@ -232,6 +263,9 @@ def main() -> int:
     options = parser.parse_args()
     try:
         report = asyncio.run(_play(options))
+    except BadSetting as refusal:
+        print(refusal.message, file=sys.stderr)
+        return 2
     except grpc.aio.AioRpcError as refusal:
         print(f"refused: {refusal.code().name}: {refusal.details()}", file=sys.stderr)
         return 2

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import grpc
 
@@ -22,14 +21,12 @@ from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from loadtests.ledger import Ledger
+from services.credentials import Metadata, bearer
 
 # Nothing that calling again could change.
 _FINAL = frozenset(
     {"session_closed", "unknown_session", "bad_request", "unauthenticated", "permission_denied"}
 )
-
-
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class ReturningPlayer:
 
     @property
     def _token(self) -> Metadata:
-        return bearer(token_of(self.session))
+        return bearer(self.session.token)
 
     @property
     def decoder(self) -> str:
@@ -259,16 +256,6 @@ class ReturningPlayer:
             yield ControlEvent(
                 session_id=self.session.session_id, seq=seq, keys=Keys(down=self.ledger.sent[seq])
             )
-
-
-def bearer(secret: str) -> Metadata:
-    """What a call carries: a tenant's key, or a session's token."""
-    return (("authorization", f"Bearer {secret}"),) if secret else ()
-
-
-def token_of(session: Session) -> str:
-    """Empty where no tenant is configured."""
-    return getattr(session, "token", "")
 
 
 async def _dialled(stack: AsyncExitStack, address: str) -> grpc.aio.Channel:

@@ -34,7 +34,11 @@ class Member:
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", f"services.{self.service}"),
-                env={**os.environ, "ADDRESS": self.address, **self.environment},
+                env={
+                    **os.environ,
+                    **dict.fromkeys(("ADDRESS", "INTERNAL_ADDRESS"), self.address),
+                    **self.environment,
+                },
                 stderr=log,
             )
 

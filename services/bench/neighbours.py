@@ -85,7 +85,7 @@ async def measure(running: Fleet, keys: dict[str, str], seconds: float, turns: i
     """`turns` times `seconds` of each."""
     seen: list[Measurements] = []
     where = [running.addresses(kind)[0] for kind in ("sessions", "control", "decoder")]
-    player = Player(Addresses(*where, **({"api_key": keys["quiet"]} if keys else {})))
+    player = Player(Addresses(where[0], where[1], where[2], api_key=keys.get("quiet", "")))
     whole_s = 2 * turns * (seconds + SETTLED_S) + 60.0
     playing = asyncio.create_task(
         player.play(
@@ -128,7 +128,14 @@ async def _one_turn(
         key.write(keys.get("loud", ""))
         key.flush()
         loud = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "loadtests.flood", "--tenant", "loud", "--key-file", key.name),
+            *(
+                sys.executable,
+                "-m",
+                "loadtests.flood",
+                "--tenant",
+                "loud",
+                *(("--api-key-file", key.name) if keys else ()),
+            ),
             *("--sessions", where[0], "--control", where[1], "--frames", where[2]),
             *("--sessions-wanted", str(sessions)),
             *("--controls-per-s", str(controls_per_s)),

@@ -135,7 +135,7 @@ class Strikes:
         controls = [ControlServiceStub(self._channels[a]) for a in self._fleet.addresses("control")]
         order = decoders[first_decoder:] + decoders[:first_decoder]
         viewer = Viewer(order, session, FrameFormat.FRAME_FORMAT_JPEG)
-        return Playing(session, viewer, Sender(controls))
+        return Playing(session, viewer, Sender(controls, session))
 
     async def strike(self, struck: str, by: str, outcome: Outcome, chance: random.Random) -> None:
         """Play, strike, play on, and heal."""

@@ -14,6 +14,7 @@ from livevideo.v1.engine_pb2 import (
 from livevideo.v1.engine_pb2_grpc import EngineServiceStub
 from livevideo.v1.session_pb2 import Session
 from services.app import open_channel
+from services.tls import Tls
 
 _LOOK_S = 0.1
 
@@ -29,12 +30,14 @@ class Generation:
     another engine goes on.
     """
 
-    def __init__(self, session: Session, start: Start, *, hang_s: float, seated_s: float) -> None:
+    def __init__(
+        self, session: Session, start: Start, *, hang_s: float, seated_s: float, tls: Tls | None = None
+    ) -> None:
         """Where `session` is placed. hang_s: how long a latent may be owed; seated_s: how long a seat may."""
         self.replica = session.replica
         self._hang_s = hang_s
         self._seated_s = seated_s
-        self._channel = open_channel(session.replica_address)
+        self._channel = open_channel(session.replica_address, tls)
         self._said: asyncio.Queue[GenerateRequest | None] = asyncio.Queue()
         self._said.put_nowait(GenerateRequest(start=start))
         self._call = EngineServiceStub(self._channel).Generate(self._requests())

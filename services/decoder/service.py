@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
@@ -19,12 +19,16 @@ from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
 from services import telemetry
 from services.app import Context, open_channel
+from services.channel import Channel
+from services.credentials import carried
 from services.decoder.clock import FrameClock
 from services.decoder.encoders import encoder_for
 from services.decoder.playback import Playback
 from services.decoder.room import Room
 from services.decoder.source import LatentSource, Patience
-from services.errors import BadRequest, BadSetting, ServiceStopping, SessionClosed, ViewerGone
+from services.endings import ended
+from services.errors import BadRequest, BadSetting, ServiceStopping, ViewerGone
+from services.tls import Tls
 
 if TYPE_CHECKING:
     from livevideo.v1.resume_pb2_grpc import ResumeServiceAsyncStub
@@ -42,7 +46,7 @@ class Settings:
 
     address: str = "127.0.0.1:50054"  # where it listens
     metrics_port: int = 0  # 0: no metrics
-    sessions_address: str = "127.0.0.1:50052"
+    sessions_address: str = "127.0.0.1:50062"  # internal address of *sessions*, host:port
     checkpoint: str = "checkpoints/road"  # folder; only its codec is read
     device: str = ""  # "cuda:1", "cpu"; empty: the first GPU, or the CPU where there is none
     playout_delay_s: float = 0.03  # frames wait this long, so that a latent may be a little late
@@ -60,6 +64,7 @@ class Settings:
     headroom: float = 0.8  # share of their time that may be spent, or no more viewers are taken
     # What a viewer takes: the codec's tails, the latents that are kept, the frames that wait.
     session_bytes: int = 64 << 20
+    tls: Tls = field(default_factory=Tls)
 
     def __post_init__(self) -> None:
         for name in ("codec_threads", "torch_threads", "latents_in_flight", "past_latents"):
@@ -82,7 +87,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         self._executor = ThreadPoolExecutor(
             settings.codec_threads, "codec", torch.set_num_threads, (settings.torch_threads,)
         )
-        self._channel: grpc.aio.Channel | None = None
+        self._channel: Channel | None = None
         self._playbacks: set[Playback] = set()
         self._emptied = asyncio.Event()
         self._emptied.set()
@@ -96,7 +101,11 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         return ("livevideo.v1.FrameService",)
 
     async def start(self) -> None:
-        self._channel = open_channel(self._settings.sessions_address)
+        self._channel = open_channel(self._settings.sessions_address, self._settings.tls)
+
+    def trouble(self) -> str | None:
+        """Why nobody can watch, where that is so."""
+        return self._channel.trouble("sessions") if self._channel else None
 
     async def stop(self) -> None:
         self._is_stopping = True
@@ -116,9 +125,11 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         start = await _first(request_iterator, self._settings.first_message_s)
         if self._is_stopping:
             raise ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0)
-        session = await self._sessions.Get(GetRequest(session_id=start.session_id), timeout=5.0)
+        session = await self._sessions.Get(
+            GetRequest(session_id=start.session_id), timeout=5.0, metadata=carried(context)
+        )
         if session.state == SESSION_STATE_CLOSED:
-            raise SessionClosed(f"session {start.session_id} has ended; open a new one")
+            raise ended(f"session {start.session_id}", session.ended)
         self._room.check(len(self._playbacks), FRAMES_PER_LATENT / session.model.frames_per_second)
         playback = self._playback(start, session)
         tasks = [
@@ -172,6 +183,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             kept=settings.past_latents,
             patience=patience,
             from_index=latent_of(start.from_frame_index),
+            tls=settings.tls,
         )
         return Playback(
             source,
@@ -209,8 +221,10 @@ async def _first(requests: AsyncIterator[WatchRequest], within_s: float) -> Watc
 
 
 async def _take_shown(requests: AsyncIterator[WatchRequest], playback: Playback) -> None:
-    async for request in requests:
-        if request.WhichOneof("said") != "shown":
-            playback.end(BadRequest("shown", "after `start` only `shown` is taken"))
-            return
-        playback.shown(request.shown.frame_index)
+    try:
+        async for request in requests:
+            if request.WhichOneof("said") != "shown":
+                raise BadRequest("shown", "after `start` only `shown` is taken")
+            playback.shown(request.shown.frame_index)
+    except BadRequest as refusal:
+        playback.end(refusal)

@@ -22,6 +22,7 @@ from services.errors import (
     ServiceStopping,
     refusal_in,
 )
+from services.tls import Tls
 from services.trail import Trail
 
 if TYPE_CHECKING:
@@ -57,10 +58,11 @@ class LatentSource:
         kept: int,
         patience: Patience,
         from_index: int = 0,
+        tls: Tls | None = None,
     ) -> None:
         """limit: latents with an index below this may be made. kept: so many are kept for the next engine.
 
-        from_index: the first latent that the viewer has not seen whole.
+        from_index: the first latent that the viewer has not seen whole. tls: what engines are shown.
         """
         self._resume = resume
         self._session_id = session_id
@@ -68,6 +70,7 @@ class LatentSource:
         self._kept = kept
         self._patience = patience
         self._from_index = from_index
+        self._tls = tls
         self._trail = Trail(kept)
         self._epoch = 0  # of the seat that we have or had; 0: we had none
         self._generation: Generation | None = None
@@ -100,6 +103,7 @@ class LatentSource:
                     self._start(session),
                     hang_s=self._patience.hang_s,
                     seated_s=self._patience.seated_s,
+                    tls=self._tls,
                 )
                 self._generation.allow(self._limit)
                 while (said := await self._next()) is not None:
@@ -176,7 +180,12 @@ class LatentSource:
         """Open a seat elsewhere before this one ends, and go on there once the world is built up."""
         if self._successor is None:
             self._successor = Successor(
-                self._resume, self._session_id, self._epoch, leaving, self._patience.hang_s
+                self._resume,
+                self._session_id,
+                self._epoch,
+                leaving,
+                hang_s=self._patience.hang_s,
+                tls=self._tls,
             )
         ready = self._successor.ready(self._trail.latents())
         if ready is None:

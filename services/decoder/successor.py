@@ -11,6 +11,7 @@ from livevideo.v1.engine_pb2 import Latent, Start
 from livevideo.v1.resume_pb2 import PlaceRequest
 from services import telemetry
 from services.decoder.generation import EngineHangs, Generation
+from services.tls import Tls
 
 if TYPE_CHECKING:
     from livevideo.v1.resume_pb2_grpc import ResumeServiceAsyncStub
@@ -26,13 +27,21 @@ class Successor:
     """Looks for a seat without the replica that leaves, again and again, and has the world built up there."""
 
     def __init__(
-        self, resume: "ResumeServiceAsyncStub", session_id: str, epoch: int, leaving: str, hang_s: float
+        self,
+        resume: "ResumeServiceAsyncStub",
+        session_id: str,
+        epoch: int,
+        leaving: str,
+        *,
+        hang_s: float,
+        tls: Tls | None = None,
     ) -> None:
         self._resume = resume
         self._session_id = session_id
         self._epoch = epoch
         self._leaving = leaving
         self._hang_s = hang_s
+        self._tls = tls
         self._building: asyncio.Task[Generation] | None = None
         self._search_at_s = 0.0
         self.past_index = 0  # the newest latent that it was built up from
@@ -84,7 +93,7 @@ class Successor:
             is_ahead=True,
             seed=session.seed,
         )
-        generation = Generation(session, start, hang_s=self._hang_s, seated_s=_BUILD_S)
+        generation = Generation(session, start, hang_s=self._hang_s, seated_s=_BUILD_S, tls=self._tls)
         try:
             response = await generation.response()
         except BaseException:

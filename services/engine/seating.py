@@ -29,7 +29,7 @@ from services.trail import Trail
 
 if TYPE_CHECKING:
     from livevideo.v1.resume_pb2_grpc import ResumeServiceAsyncStub
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+    from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub
 
 log = telemetry.logger("engine")
 
@@ -46,7 +46,7 @@ class House:
     model: Model
     engine: Engine
     stays: Stays
-    sessions: "SessionServiceAsyncStub"
+    sessions: "SeatServiceAsyncStub"
     resume: "ResumeServiceAsyncStub"
     snapshots: Snapshots
     latents_kept: int
@@ -89,6 +89,7 @@ class Seating:
         self._tasks.append(asyncio.create_task(house.snapshots.run(stay)))
         log.info("session seated", session=session.session_id, slot=stay.residence.slot, epoch=session.epoch)
         next_index = stay.residence.next_index if stay.trail.newest else 0
+        feed.made(next_index)
         yield GenerateResponse(
             seated=Seated(epoch=session.epoch, model=house.model, next_index=next_index, past=past)
         )
@@ -97,6 +98,7 @@ class Seating:
             latent.is_leaving = is_leaving.is_set()
             stay.trail.add(latent)
             feed.obeyed(made.turn.seqs, first_frame(made.index))
+            feed.made(made.index + 1)
             yield GenerateResponse(latent=latent)
 
     def end(self) -> None:
@@ -223,7 +225,7 @@ def _named(field: str) -> Iterator[None]:
 def _picture(image: bytes) -> Tensor:
     """[h, w, 3] uint8. Raises BadRequest."""
     try:
-        with Image.open(io.BytesIO(image)) as opened:
+        with Image.open(io.BytesIO(image), formats=("PNG",)) as opened:
             return torch.from_numpy(np.array(opened.convert("RGB")))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise BadRequest("image", f"it cannot be read as PNG or JPEG: {error}") from error
+        raise BadRequest("image", f"it cannot be read as PNG: {error}") from error

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +24,11 @@ from services.engine.seating import House, Seating, first
 from services.engine.snapshots import Snapshots
 from services.engine.stays import Stays
 from services.engine.world import World
-from services.errors import BadSetting, ReplicaTaken, ServiceStopping, refusal_in
+from services.errors import BadSetting, ServiceStopping
+from services.tls import Tls
 
 if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+    from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub
 
 log = telemetry.logger("engine")
 
@@ -41,7 +42,7 @@ class Settings:
     address: str = "127.0.0.1:50053"  # where it listens
     advertised_address: str = ""  # where decoders reach it; empty: `address`
     metrics_port: int = 0  # 0: no metrics
-    sessions_address: str = "127.0.0.1:50052"
+    sessions_address: str = "127.0.0.1:50062"  # internal address of *sessions*, host:port
     replica: str = ""  # unique and stable while it lives; empty: a random name
     checkpoint: str = "checkpoints/road"  # folder
     device: str = ""  # "cuda:1", "cpu"; empty: the first GPU, or the CPU where there is none
@@ -53,16 +54,19 @@ class Settings:
     warm_up_steps: int = 8  # measured past the window before anybody is seated; 0: none
     # Left for one more session: its window when it is resumed, its latents that wait, its first picture.
     session_bytes: int = 64 << 20
-    torch_threads: int = 1
+    torch_threads: int = 1  # for each step
     credit_timeout_s: float = 2.0  # a seat without credit is given up after this
-    announce_period_s: float = 1.0
-    leave_s: float = 20.0  # longest time for sessions to move to other replicas, once it is told to stop
+    announce_period_s: float = 1.0  # between two announcements to *sessions*
+    is_drained: bool = True  # once it is told to stop, sessions move to other replicas first
+    leave_s: float = 20.0  # longest time for that
     past_latents: int = 32  # kept of each session for a viewer that comes back; at least what the world needs
     kept_s: float = 30.0  # so long after its stay has ended
     silence_s: float = 1.0  # a viewer without a sign of life for so long loses its seat to one that comes
-    snapshot_period_s: float = 2.0  # what must outlive engine and decoder goes to *sessions*; 0: never
+    is_snapshotted: bool = True  # what must outlive engine and decoder goes to *sessions*
+    snapshot_period_s: float = 2.0  # how often
     is_logged: bool = True  # what sessions can be played again from goes to *sessions*
     log_period_s: float = 1.0  # how often
+    tls: Tls = field(default_factory=Tls)
 
     def __post_init__(self) -> None:
         least_of = {"slots": 1, "phases": 1, "warm_up_steps": 0, "torch_threads": 1, "past_latents": 1}
@@ -112,9 +116,12 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._channel: grpc.aio.Channel | None = None
         self._task: asyncio.Task[None] | None = None
         self._failure: str | None = None
-        self._taken: str | None = None  # what *sessions* says where another engine has this one's name
+        self._unheard: str | None = None
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        return ()
+
+    def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
         engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
         return ("livevideo.v1.EngineService",)
 
@@ -128,13 +135,13 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
 
     def trouble(self) -> str | None:
         """Why this replica can seat nobody, where that is so."""
-        return self.failure() or self._taken or self.engine.trouble
+        return self.failure() or self.engine.trouble or self._unheard
 
     async def start(self) -> None:
         self.gpus.start()
         if self._settings.warm_up_steps:
             await self.engine.warm_up(self._settings.warm_up_steps)
-        self._channel = open_channel(self._settings.sessions_address)
+        self._channel = open_channel(self._settings.sessions_address, self._settings.tls)
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -154,7 +161,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
     async def _leave(self) -> None:
         """Let sessions move to other replicas, each when its decoder has had its world built up there."""
         self._is_leaving.set()
-        if self._channel is None or self.failure() or not self._settings.leave_s or not len(self.stays):
+        if self._channel is None or self.failure() or not self._settings.is_drained or not len(self.stays):
             return
         log.info("engine leaves", sessions=len(self.stays))
         with suppress(grpc.aio.AioRpcError):  # nobody else is seated here, from now on
@@ -211,15 +218,14 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
                     await self._sessions.Announce(
                         self._announcement(), timeout=self._settings.announce_period_s
                     )
-                    is_heard, self._taken = True, None
+                    is_heard, self._unheard = True, None
                 except grpc.aio.AioRpcError as error:
-                    if isinstance(refusal := refusal_in(error), ReplicaTaken):
-                        self._taken = refusal.message
                     if is_heard:
                         log.warning(
                             "announcement not heard", status=error.code().name, details=error.details()
                         )
                     is_heard = False
+                    self._unheard = f"sessions does not hear it: {error.details()}"
             if self.engine.trouble:
                 await self.engine.probe()
             period_s = self._settings.announce_period_s
@@ -245,9 +251,9 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         telemetry.SLOTS_FREE.labels(model).set(self.engine.slots_free)
 
     @property
-    def _sessions(self) -> "SessionServiceAsyncStub":
+    def _sessions(self) -> "SeatServiceAsyncStub":
         assert self._channel is not None, "start() comes before the first call"
-        return session_pb2_grpc.SessionServiceStub(self._channel)
+        return session_pb2_grpc.SeatServiceStub(self._channel)
 
     @property
     def _house(self) -> House:
@@ -263,7 +269,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             resume,
             Snapshots(
                 resume,
-                period_s=settings.snapshot_period_s,
+                period_s=settings.snapshot_period_s if settings.is_snapshotted else 0.0,
                 first_s=2 * self.engine.period_s,
                 latents=self.engine.past_needed,
             ),

@@ -2,8 +2,9 @@
 
     python -m services.replay road-0123… --sessions HOST:PORT --checkpoint checkpoints/road --out replay.mp4
 
-The same build, processor and checkpoint give the same bits. Exits with 1 where a latent differs, and with 2
-where the log does not suffice.
+Logs are read where our own services call, and as they do: TLS_CA_FILE, TLS_CERT_FILE, TLS_KEY_FILE. The same
+build, processor and checkpoint give the same bits. Exits with 1 where a latent differs, and with 2 where the
+log does not suffice.
 """
 
 import argparse
@@ -27,6 +28,8 @@ from services.engine.recorded import made_with
 from services.errors import ServiceError, refusal_in
 from services.replay.again import Again, CannotReplay
 from services.replay.logged import Logged, read
+from services.settings import settings_from_env
+from services.tls import Tls
 
 
 def save(again: Again, model: Model, path: Path) -> None:
@@ -61,7 +64,9 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("session", help="id of the session")
-    parser.add_argument("--sessions", default="127.0.0.1:50051", metavar="HOST:PORT")
+    parser.add_argument(
+        "--sessions", default="127.0.0.1:50062", metavar="HOST:PORT", help="its internal address"
+    )
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoints/road"))
     parser.add_argument("--device", default="cpu", help="where it was played")
     parser.add_argument("--threads", type=int, default=1, help="torch's, as the engine had (TORCH_THREADS)")
@@ -70,7 +75,7 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
-        logged = asyncio.run(read(options.sessions, options.session))
+        logged = asyncio.run(read(options.sessions, options.session, settings_from_env(Tls)))
         model = load(options.checkpoint)
         again = logged.played_again(model, options.device)
     except grpc.aio.AioRpcError as error:

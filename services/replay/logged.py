@@ -10,6 +10,7 @@ from services.app import open_channel
 from services.engine.steering import values_per_frame
 from services.engine.world import on_one_device
 from services.replay.again import Again, CannotReplay
+from services.tls import Tls
 
 
 @dataclass
@@ -33,10 +34,10 @@ class Logged:
         return again
 
 
-async def read(address: str, session_id: str) -> Logged:
-    """Raises AioRpcError."""
+async def read(address: str, session_id: str, tls: Tls | None = None) -> Logged:
+    """address: the internal one of *sessions*; tls: what it is shown. Raises AioRpcError, BadSetting."""
     logged = Logged()
-    async with open_channel(address) as channel:
+    async with open_channel(address, tls) as channel:
         async for part in LogServiceStub(channel).Read(ReadRequest(session_id=session_id)):
             match part.WhichOneof("part"):
                 case "session":

@@ -7,7 +7,7 @@ Keys of a tenant:
     log_sizes  hash  session -> size of its log in bytes; total -> of all
 """
 
-from services.sessions import scripts
+from services.sessions import scripts, tenancy
 
 # What Redis spends on an entry beside its content; roughly.
 _ENTRY_BYTES = 64
@@ -17,7 +17,7 @@ _PLAYED_MS = 60_000
 
 def keys(session_id: str, tenant: str) -> list[str]:
     """Keys of `APPEND`."""
-    of_tenant = [scripts.session_key(f"tenant:{tenant}", part) for part in ("log_times", "log_sizes")]
+    of_tenant = [tenancy.tenant_key(tenant, part) for part in ("log_times", "log_sizes")]
     return [*(scripts.session_key(session_id, part) for part in ("session", "log")), *of_tenant]
 
 

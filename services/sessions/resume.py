@@ -48,7 +48,7 @@ class ResumeService(resume_pb2_grpc.ResumeServiceServicer):
             raise BadRequest(
                 "past",
                 f"a snapshot of {size_bytes} bytes is more than {self._snapshot_bytes}; set SNAPSHOT_BYTES"
-                " higher, or the engine's SNAPSHOT_PERIOD_S to 0",
+                " higher, or the engine's IS_SNAPSHOTTED to false",
             )
         await self._store().keep(request)
         return SnapshotResponse()

@@ -14,65 +14,54 @@ Keys of a model:
     model      the Model message, while a replica announces it
 Keys of a session:
     session    hash  record (the Session message as opened, without its picture), image,
-                     state (a SessionState), epoch, seq (of the newest control),
-                     replica and address (where its seat is), holder (the replica of the newest claim)
-    controls   stream; a control has the id seq-0, marks (epoch, closed) follow it as seq-1, seq-2, ...
-    receipts   stream of ControlReceipt messages, and the mark closed
+                     state (a SessionState), epoch, seq (of the newest control), replica and address (where
+                     its seat is), holder (the replica of the newest claim), tenant, ended (why), ended_ms;
+                     where it was opened with a key: key_id, token (its hash), token_until_ms, opened_ms,
+                     metered_epoch and metered_ms (until when its time is counted), latents,
+                     heard_seq and heard_ms (of the newest control), notice ("reason ends_ms")
+    controls   stream; a control has the id seq-0, marks (epoch, closed: why) follow it as seq-1, seq-2, ...
+    receipts   stream of ControlReceipt messages, notices ("reason ends_ms"), and the mark closed: why
     snapshot   the newest SnapshotRequest message
 """
 
-from services.errors import (
-    EngineFull,
-    NoEngine,
-    ReplicaTaken,
-    SeatTaken,
-    ServiceError,
-    SessionClosed,
-    Superseded,
-    UnknownSession,
-)
-
-_TAG = "{livevideo}"
-MODELS = f"{_TAG}:models"
+TAG = "{livevideo}"
+MODELS = f"{TAG}:models"
 
 
 def placing_keys(model: str) -> list[str]:
     """Keys 1 to 5 of each script that places."""
-    return [f"{_TAG}:model:{model}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")]
+    return [f"{TAG}:model:{model}:{part}" for part in ("replicas", "details", "seats", "seat_of", "taken")]
 
 
 def model_key(model: str) -> str:
-    return f"{_TAG}:model:{model}:model"
+    return f"{TAG}:model:{model}:model"
 
 
 def session_key(session_id: str, part: str) -> str:
-    return f"{_TAG}:session:{session_id}:{part}"
+    return f"{TAG}:session:{session_id}:{part}"
 
 
-def refusal(status: str, about: str) -> ServiceError:
-    """What a status other than ok means; `about` is what was asked for, as the message should name it."""
-    match status:
-        case "unknown_session":
-            return UnknownSession(f"{about} is not known, or has expired; open a new one")
-        case "session_closed":
-            return SessionClosed(f"{about} has ended; open a new one")
-        case "seat_taken":
-            return SeatTaken(f"{about} has a viewer already; close that one, or open another session")
-        case "superseded":
-            return Superseded(f"{about} was claimed in a newer epoch; let go of it")
-        case "engine_full":
-            return EngineFull(f"{about} finds every slot taken; try again soon", retry_after_s=5.0)
-        case "replica_taken":
-            return ReplicaTaken(f"{about} is the name of another engine that lives; set another REPLICA")
-        case "no_engine":
-            return NoEngine(f"{about} finds no live engine; try again soon", retry_after_s=2.0)
-    raise ValueError(f"a script answered {status!r}, which no refusal is made for; add it here")
+def model_of(session_id: str) -> str:
+    return session_id.rpartition("-")[0]
 
+
+def keys(session_id: str) -> list[str]:
+    """Keys 1 to 9 of each script that places a session."""
+    parts = [session_key(session_id, part) for part in ("session", "controls", "receipts", "snapshot")]
+    return [*placing_keys(model_of(session_id)), *parts]
+
+
+# KEYS models. Writes, so that a Redis that only reads says so.
+CHECK = """
+redis.call('ZREM', KEYS[1], '')
+return {'ok'}
+"""
 
 # In front of each script that places. A seat that was not renewed is given up before anything is decided.
 _SEATS = """
 local replicas, details, seats, seat_of, taken, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local WAITING, LIVE, CLOSED = '1', '2', '3'
+local DAY_MS = 86400000
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
@@ -92,6 +81,7 @@ local function sit(id, replica, keep_ms)
     redis.call('HINCRBY', taken, replica, 1)
   end
   redis.call('ZADD', seats, now_ms + keep_ms, id)
+  for i = 3, 5 do redis.call('PEXPIRE', KEYS[i], DAY_MS) end
 end
 
 local function room(replica)
@@ -136,6 +126,20 @@ end
 redis.call('ZREM', seats, '')
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', seats, '-inf', now_ms)) do leave(id) end
 """
+SEATS = _SEATS
+
+# Behind it, in each script that ends sessions. KEYS 7 controls, 8 receipts, 9 snapshot.
+ENDING = """
+local function finish(id, why, kept_ms)
+  leave(id)
+  redis.call('HSET', session, 'state', CLOSED, 'ended', why, 'ended_ms', now_ms)
+  redis.call('HDEL', session, 'image', 'notice')
+  redis.call('DEL', KEYS[9])
+  redis.call('XADD', KEYS[7], redis.call('HGET', session, 'seq') .. '-*', 'closed', why)
+  redis.call('XADD', KEYS[8], '*', 'closed', why)
+  for i = 6, 8 do redis.call('PEXPIRE', KEYS[i], kept_ms) end
+end
+"""
 
 # KEYS 6 model, 7 models. ARGV replica, "slots address", lease_ms, Model, kept_ms, the model's name,
 # longest_seat_ms. A clock that was set back would keep the dead alive until it has caught up.
@@ -164,25 +168,6 @@ return {'ok'}
 """
 )
 
-# ARGV id, record, image, keep_ms, kept_ms.
-OPEN = (
-    """
-redis.call('HSET', KEYS[6], 'record', ARGV[2], 'image', ARGV[3])
-"""
-    + _SEATS
-    + """
-local replica, address = roomiest()
-if not replica then
-  redis.call('DEL', session)
-  return {address}
-end
-sit(ARGV[1], replica, tonumber(ARGV[4]))
-redis.call('HSET', session, 'state', WAITING, 'epoch', 0, 'seq', '0', 'replica', replica, 'address', address)
-redis.call('PEXPIRE', session, ARGV[5])
-return {'ok', replica, address}
-"""
-)
-
 # ARGV id. Places nobody.
 FIND = (
     _SEATS
@@ -199,9 +184,9 @@ PLACE = (
     _SEATS
     + """
 local id, lost, without, is_planned = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address')
+local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address', 'ended')
 if not found[1] then return {'unknown_session'} end
-if found[1] == CLOSED then return {'session_closed'} end
+if found[1] == CLOSED then return {'session_closed', found[5]} end
 if lost ~= '0' and lost ~= found[2] then return {'superseded'} end
 local kept, replica, address = redis.call('HGET', seat_of, id), found[3], found[4]
 
@@ -237,7 +222,7 @@ CLAIM = (
     + """
 local state, epoch = unpack(redis.call('HMGET', session, 'state', 'epoch'))
 if not state then return {'unknown_session'} end
-if state == CLOSED then return {'session_closed'} end
+if state == CLOSED then return {'session_closed', redis.call('HGET', session, 'ended')} end
 if ARGV[5] ~= '' and ARGV[5] ~= epoch then return {'superseded'} end
 local kept = redis.call('HGET', seat_of, ARGV[1])
 if lives(ARGV[1]) and (ARGV[5] == '' or kept ~= ARGV[2]) then return {'seat_taken'} end
@@ -288,38 +273,20 @@ return {'ok'}
 """
 )
 
-# KEYS 7 controls, 8 receipts, 9 snapshot. ARGV id, kept_ms.
-CLOSE = (
-    _SEATS
-    + """
-local found = redis.call('HMGET', session, 'state', 'seq')
-if not found[1] then return {'unknown_session'} end
-if found[1] == CLOSED then return {'ok'} end
-leave(ARGV[1])
-redis.call('HSET', session, 'state', CLOSED)
-redis.call('HDEL', session, 'image')
-redis.call('DEL', KEYS[9])
-redis.call('XADD', KEYS[7], found[2] .. '-*', 'closed', '')
-redis.call('XADD', KEYS[8], '*', 'closed', '')
-for i = 6, 8 do redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
-return {'ok'}
-"""
-)
-
 # KEYS session, receipts. Answers the record, and the receipt after which new ones will come.
 ATTACH = """
-local found = redis.call('HMGET', KEYS[1], 'state', 'record')
+local found = redis.call('HMGET', KEYS[1], 'state', 'record', 'ended')
 if not found[1] then return {'unknown_session'} end
-if found[1] == '3' then return {'session_closed'} end
+if found[1] == '3' then return {'session_closed', found[3]} end
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
 return {'ok', found[2], newest[1] and newest[1][1] or '0-0'}
 """
 
 # KEYS session, controls. ARGV seq, control, most, kept_ms. Seqs have 64 bits, Lua's numbers 53: text.
 PUSH = """
-local found = redis.call('HMGET', KEYS[1], 'state', 'seq')
+local found = redis.call('HMGET', KEYS[1], 'state', 'seq', 'ended')
 if not found[1] then return {'unknown_session'} end
-if found[1] == '3' then return {'session_closed'} end
+if found[1] == '3' then return {'session_closed', found[3]} end
 local seq, last = ARGV[1], found[2]
 if #seq < #last or (#seq == #last and seq <= last) then return {'old_seq', last} end
 redis.call('HSET', KEYS[1], 'seq', seq)

@@ -9,7 +9,7 @@ from livevideo.v1.control_pb2 import BodyPose, CameraPose, ControlEvent, Keys, L
 from livevideo.v1.session_pb2 import Model, Session
 from services.control.gate import ControlGate
 from services.control.gates import Gates
-from services.errors import BadRequest
+from services.errors import TooManyStreams
 
 TRACKS = ["keys", "look", "camera", "body", "prompt"]
 IDENTITY = [0.0, 0.0, 0.0, 1.0]
@@ -187,7 +187,7 @@ def test_a_session_has_no_more_streams_than_it_may_and_another_is_not_hindered()
     with ExitStack() as streams:
         for _ in range(3):
             streams.enter_context(gates.entered(session_of(1)))
-        with pytest.raises(BadRequest, match="3 streams send its controls already"):
+        with pytest.raises(TooManyStreams, match="3 streams send its controls already"):
             streams.enter_context(gates.entered(session_of(1)))
         streams.enter_context(gates.entered(session_of(2)))
     with gates.entered(session_of(1)):

@@ -6,7 +6,6 @@ import resource
 import struct
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import pytest
@@ -28,12 +27,8 @@ from livevideo.v1.session_pb2 import (
 )
 from services import errors
 from services.sessions.store import SessionStore, StoreLimits
-from tests.services.asking import DEADLINE_S, LEFT, control, following, opened_and_claimed, refused
+from tests.services.asking import DEADLINE_S, LEFT, Sessions, control, following, opened_and_claimed, refused
 
-if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
-
-Sessions: TypeAlias = "SessionServiceAsyncStub"
 Running = Callable[[], set["asyncio.Task[object]"]]
 UntilEnded = Callable[[set["asyncio.Task[object]"]], Awaitable[None]]
 
@@ -267,7 +262,7 @@ async def test_a_session_has_eight_pushes_and_a_ninth_is_refused(
         assert isinstance(await push.read(), ControlReceipt)
     await pushes[8].write(PushRequest(event=ControlEvent(session_id=session.session_id, seq=9, keys=LEFT)))
     refusal = await refused(pushes[8].read())
-    assert isinstance(refusal, errors.BadRequest)
+    assert isinstance(refusal, errors.TooManyStreams)
     assert "8 calls" in refusal.message
 
 

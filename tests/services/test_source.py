@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -21,9 +20,7 @@ from livevideo.v1.session_pb2 import (
 from services.app import Context, Service
 from services.decoder.source import LatentSource, Patience
 from services.errors import NoEngine, SessionClosed
-
-if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+from tests.services.asking import Sessions
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -37,7 +34,7 @@ LIMIT = 20
 class BreakingEngine(engine_pb2_grpc.EngineServiceServicer):
     """Call i answers latents below ends[i], then breaks with `status`; the last call ends well."""
 
-    sessions: "SessionServiceAsyncStub"
+    sessions: Sessions
     ends: list[int]
     status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     skips: int = 0
@@ -72,7 +69,7 @@ class BreakingEngine(engine_pb2_grpc.EngineServiceServicer):
             await context.abort(self.status, "this engine breaks on purpose")
 
 
-async def opened(session_stub: "SessionServiceAsyncStub", road: Model, address: str) -> Session:
+async def opened(session_stub: Sessions, road: Model, address: str) -> Session:
     await session_stub.Announce(AnnounceRequest(replica="engine-1", address=address, model=road, slots=2))
     return await session_stub.Open(OpenRequest(model="road"))
 
@@ -85,7 +82,7 @@ def source_of(dial: Dial, sessions_address: str) -> SourceOf:
 
 
 async def test_latents_go_on_in_order_when_engines_break(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
+    serve: Serve, session_stub: Sessions, road: Model, source_of: SourceOf
 ) -> None:
     engine = BreakingEngine(session_stub, ends=[3, 3, 9, 12])
     session = await opened(session_stub, road, await serve(engine))
@@ -99,7 +96,7 @@ async def test_latents_go_on_in_order_when_engines_break(
 
 
 async def test_a_refusal_is_not_tried_again(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
+    serve: Serve, session_stub: Sessions, road: Model, source_of: SourceOf
 ) -> None:
     engine = BreakingEngine(session_stub, ends=[3, 9], status=grpc.StatusCode.INVALID_ARGUMENT)
     session = await opened(session_stub, road, await serve(engine))
@@ -111,7 +108,7 @@ async def test_a_refusal_is_not_tried_again(
 
 
 async def test_a_session_that_was_closed_meanwhile_ends(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
+    serve: Serve, session_stub: Sessions, road: Model, source_of: SourceOf
 ) -> None:
     engine = BreakingEngine(session_stub, ends=[3, 9])
     session = await opened(session_stub, road, await serve(engine))
@@ -125,7 +122,7 @@ async def test_a_session_that_was_closed_meanwhile_ends(
 
 
 async def test_an_engine_that_skips_a_latent_is_not_believed(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
+    serve: Serve, session_stub: Sessions, road: Model, source_of: SourceOf
 ) -> None:
     session = await opened(session_stub, road, await serve(BreakingEngine(session_stub, ends=[3], skips=1)))
     with pytest.raises(RuntimeError, match=r"latent 1 .* 0 was due"):
@@ -137,7 +134,7 @@ async def test_an_engine_that_skips_a_latent_is_not_believed(
 class MovingEngine(engine_pb2_grpc.EngineServiceServicer):
     """Makes what there is credit for; from latent `hangs_at` on nothing; from `leaves_at` on it says so."""
 
-    sessions: "SessionServiceAsyncStub"
+    sessions: Sessions
     replica: str
     until: int
     hangs_at: int = 1000
@@ -181,7 +178,7 @@ class MovingEngine(engine_pb2_grpc.EngineServiceServicer):
 
 async def two_engines(
     serve: Serve,
-    session_stub: "SessionServiceAsyncStub",
+    session_stub: Sessions,
     road: Model,
     *,
     hangs_at: int = 1000,
@@ -198,7 +195,7 @@ async def two_engines(
 
 
 async def test_an_engine_that_owes_a_latent_is_given_up(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
+    serve: Serve, session_stub: Sessions, road: Model, source_of: SourceOf
 ) -> None:
     first, second, session = await two_engines(serve, session_stub, road, hangs_at=5)
     said = [said async for said in source_of(session).latents()]
@@ -208,7 +205,7 @@ async def test_an_engine_that_owes_a_latent_is_given_up(
 
 
 async def test_a_viewer_that_lets_nothing_come_is_owed_nothing(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, dial: Dial, sessions_address: str
+    serve: Serve, session_stub: Sessions, road: Model, dial: Dial, sessions_address: str
 ) -> None:
     _, second, session = await two_engines(serve, session_stub, road)
     patience = Patience(hang_s=0.2, seated_s=20.0)
@@ -228,7 +225,7 @@ async def test_a_viewer_that_lets_nothing_come_is_owed_nothing(
 
 
 async def test_an_engine_that_leaves_plays_on_until_another_is_ready(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, source_of: SourceOf
+    serve: Serve, session_stub: Sessions, road: Model, source_of: SourceOf
 ) -> None:
     _, second, session = await two_engines(serve, session_stub, road, leaves_at=3)
     said = [said async for said in source_of(session).latents()]
@@ -242,7 +239,7 @@ async def test_an_engine_that_leaves_plays_on_until_another_is_ready(
 
 
 async def test_where_nobody_takes_a_session_that_is_said_without_an_address(
-    serve: Serve, session_stub: "SessionServiceAsyncStub", road: Model, dial: Dial, sessions_address: str
+    serve: Serve, session_stub: Sessions, road: Model, dial: Dial, sessions_address: str
 ) -> None:
     session = await opened(session_stub, road, "127.0.0.1:1")
     patience = Patience(broken_s=0.3, retry_s=0.01)

@@ -1,8 +1,11 @@
 """SessionStore against a real Valkey: seats, epochs and controls, each change whole or not at all."""
 
 import asyncio
+import time
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.session_pb2 import (
@@ -12,6 +15,7 @@ from livevideo.v1.session_pb2 import (
     SessionState,
 )
 from services import errors
+from services.sessions import scripts
 from services.sessions.store import SessionStore, StoreLimits
 from tests.services.asking import control
 
@@ -181,3 +185,22 @@ async def test_the_record_of_controls_is_capped(
     assert len(controls) < 256
     assert (await store.read_controls(session_id, 1, b"499-0"))[1][0].event.seq == 500
     await store.close()
+
+
+async def test_a_clock_that_was_set_back_does_not_keep_the_dead_alive(
+    store: SessionStore, valkey_url: str, announcement: AnnounceRequest, road: Model
+) -> None:
+    redis = Redis.from_url(valkey_url)
+    replicas, seats = (scripts.placing_keys("road")[i] for i in (0, 2))
+    await store.announce(AnnounceRequest(replica="dead", address="dead:1", model=road, slots=4))
+    await store.open(Session(model=road))
+    in_an_hour_ms = 1000 * (time.time() + 3600)
+    await redis.zadd(replicas, {"dead": in_an_hour_ms})
+    held: list[Any] = await redis.zrange(seats, 0, -1)
+    seated = held[0]
+    await redis.zadd(seats, {seated: in_an_hour_ms})
+    await store.announce(announcement)
+    now_ms = 1000 * time.time()
+    assert (await redis.zscore(replicas, "dead") or 0) <= now_ms + 1000
+    assert (await redis.zscore(seats, seated) or 0) <= now_ms + 30_000
+    await redis.aclose()

@@ -71,9 +71,8 @@ class Fleet:
 
     async def strike(self, name: str) -> None:
         """As SIGKILL would, as far as the others can see."""
-        server = self._hosts[name]._server
-        assert server is not None
-        await server.stop(0)
+        for port in self._hosts[name]._ports:
+            await port.server.stop(0)
 
     async def leave(self, name: str, grace_s: float = 1.0) -> None:
         """As after SIGTERM."""
@@ -91,11 +90,11 @@ class Fleet:
         decoders = [FrameServiceStub(self._channels[f"decoder-{number}"]) for number in (1, 2)]
         return Viewer(decoders, session, FRAME_FORMAT_RGB8)
 
-    def sender(self) -> Sender:
-        return Sender([ControlServiceStub(self._channels["control"])])
+    def sender(self, session: Session) -> Sender:
+        return Sender([ControlServiceStub(self._channels["control"])], session)
 
     async def _host(self, name: str, service: app.Service) -> str:
-        self._hosts[name] = app.Host(service, max_message_bytes=app.MAX_WINDOW_BYTES)
+        self._hosts[name] = app.Host(service)
         address = await self._hosts[name].start()
         self._channels[name] = app.open_channel(address)
         return address
@@ -161,7 +160,7 @@ async def test_a_session_goes_on_as_if_nothing_had_happened_whatever_dies_or_lea
 
 async def test_every_control_is_obeyed_once_and_in_order_whatever_dies(fleet: Fleet) -> None:
     session = await fleet.sessions.Open(OpenRequest(seed=SEED))
-    viewer, sender = fleet.viewer(session), fleet.sender()
+    viewer, sender = fleet.viewer(session), fleet.sender(session)
     accepted, obeyed_seq, next_index = set[int](), 0, 0
 
     async def hear() -> None:

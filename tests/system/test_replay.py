@@ -22,7 +22,8 @@ async def _said(*words: str) -> tuple[int, str, str]:
 
 
 async def test_a_session_is_played_again_to_the_bit_and_exported(start: Start, tmp_path: Path) -> None:
-    address = (await start()).grpc
+    addresses = await start()
+    address = addresses.grpc
     player = ReturningPlayer(Instances([address], [address], [address]), seed=3)
     await player.begin()
     assert await player.until_frames(60, DEADLINE_S)
@@ -31,7 +32,7 @@ async def test_a_session_is_played_again_to_the_bit_and_exported(start: Start, t
     await asyncio.sleep(1.5)  # until the log is complete
     film = tmp_path / "replay.mp4"
     session_id = player.session.session_id
-    status, said, _ = await _said(session_id, "--sessions", address, "--out", str(film), "--json")
+    status, said, _ = await _said(session_id, "--sessions", addresses.internal, "--out", str(film), "--json")
     assert status == 0
     again = json.loads(said)
     assert (again["epochs"], again["difference"]) == (1, None)
@@ -39,5 +40,5 @@ async def test_a_session_is_played_again_to_the_bit_and_exported(start: Start, t
     assert again["latents"] >= latents_seen
     with av.open(str(film)) as opened:
         assert sum(1 for _ in opened.decode(video=0)) == 4 * (again["latents"] - 1) + 1
-    status, _, complained = await _said("road-" + 32 * "0", "--sessions", address)
+    status, _, complained = await _said("road-" + 32 * "0", "--sessions", addresses.internal)
     assert (status, "is not known" in complained) == (2, True)
