@@ -119,7 +119,7 @@ async def test_controls_that_nobody_has_heard_of_are_sent_again_and_stored_once(
     serve: Serve, dial: Dial
 ) -> None:
     control = BreakingControl(breaks_at=3)
-    sender = Sender([control_pb2_grpc.ControlServiceStub(dial(await serve(control)))])
+    sender = Sender([control_pb2_grpc.ControlServiceStub(dial(await serve(control)))], Session())
     for seq in range(1, 5):
         sender.send(ControlEvent(seq=seq, keys=Keys()))
     accepted = []
