@@ -43,9 +43,14 @@ class Instances:
 
 @dataclass(frozen=True)
 class Patience:
-    """When a player makes a call again, and when it gives its session up."""
+    """When a player makes a call again, and when it gives its session up.
+
+    After a call that brought nothing the next one is given twice as long: who leaves too early makes engines
+    build the same world up again and again.
+    """
 
     silence_s: float = 1.5  # no frame, or no receipt for a control, for so long: try another instance
+    longest_silence_s: float = 10.0
     again_s: float = 0.1
     lease_s: float = 30.0  # no frame for so long: the session is lost
 
@@ -135,12 +140,15 @@ class ReturningPlayer:
 
     async def _watch(self) -> None:
         heard_at_s = time.monotonic()
+        silence_s = self._patience.silence_s
         while True:
             frames = len(self.ledger.sights)
-            why = await self._watch_once()
+            why = await self._watch_once(silence_s)
+            silence_s = min(2 * silence_s, self._patience.longest_silence_s)
             now_s = time.monotonic()
             if len(self.ledger.sights) > frames:
                 heard_at_s = self.ledger.sights[-1].at_s
+                silence_s = self._patience.silence_s
             self.ledger.breaks.append((now_s, f"watch: {why}"))
             self.ledger.returns.append(self.ledger.next_index)
             if why.partition(" ")[0] in _FINAL or now_s - heard_at_s > self._patience.lease_s:
@@ -149,17 +157,18 @@ class ReturningPlayer:
             self._decoder = (self._decoder + 1) % len(self._instances.decoders)
             await asyncio.sleep(self._patience.again_s)
 
-    async def _watch_once(self) -> str:
-        """One Watch call. Returns what ended it."""
+    async def _watch_once(self, first_silence_s: float) -> str:
+        """One Watch call, whose first frame may take so long. Returns what ended it."""
         async with AsyncExitStack() as stack:
             stub = FrameServiceStub(await _dialled(stack, self.decoder))
             shown: asyncio.Queue[int | None] = asyncio.Queue()
             call = stub.Watch(self._shown(shown), metadata=self._token)
             stack.callback(call.cancel)
             stack.callback(shown.put_nowait, None)
+            silence_s = first_silence_s
             try:
                 while True:
-                    async with asyncio.timeout(self._patience.silence_s):
+                    async with asyncio.timeout(silence_s):
                         response = await call.read()
                     if not isinstance(response, WatchResponse):
                         return f"ended {(await call.code()).name}"
@@ -167,6 +176,7 @@ class ReturningPlayer:
                         frame = response.frame
                         self.ledger.frame(frame.index, frame.control_seq, time.monotonic())
                         shown.put_nowait(frame.index)
+                        silence_s = self._patience.silence_s
             except TimeoutError:
                 return "silent"
             except grpc.aio.AioRpcError as error:

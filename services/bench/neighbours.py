@@ -37,6 +37,7 @@ class Neighbours:
     """What the quiet one got while the other kept within its quota, and while it did not; in seconds."""
 
     frames: tuple[int, int]
+    gaps: int  # frames that were skipped or came twice, throughout
     interval_p99_s: tuple[float, float]  # between a frame and the next
     control_to_frame_p99_s: tuple[float, float]
     loud: tuple[dict[str, int], dict[str, int]]  # what the loud one was given and refused
@@ -107,6 +108,7 @@ async def measure(running: Fleet, keys: dict[str, str], seconds: float, turns: i
     within, flooded = phases
     return Neighbours(
         (len(within.intervals_s), len(flooded.intervals_s)),
+        seen[0].index_gaps,
         (percentile(within.intervals_s, 0.99), percentile(flooded.intervals_s, 0.99)),
         (percentile(within.controls_s, 0.99), percentile(flooded.controls_s, 0.99)),
         (within.loud, flooded.loud),

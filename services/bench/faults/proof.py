@@ -31,6 +31,9 @@ def prove(logged: Logged, ledger: Ledger, model: Model) -> Proof:
     if again.difference is not None:
         where = f"latent {again.difference.index} of epoch {again.difference.epoch}"
         return Proof(again.latents, f"{session_id}, played again, differs in {where}")
+    seen = latent_of(max((sight.index for sight in ledger.sights), default=0))
+    if max(again.rows(), default=0) < seen:
+        return Proof(again.latents, f"{session_id}: the log ends before latent {seen}, which was seen")
     remade = made_twice(again.went_on_at, ledger.returns)
     wrong = unexplained(told(again.rows(), logged.session.model.keys), ledger, remade)
     return Proof(again.latents, f"{session_id}: {wrong}" if wrong else "")

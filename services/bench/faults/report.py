@@ -28,6 +28,11 @@ class Row:
     promised_s: float
     outcomes: Sequence[Outcome]
 
+    @property
+    def longer(self) -> int:
+        """Runs whose pause was longer than promised."""
+        return sum(each.pause_s > self.promised_s for each in self.outcomes) if self.promised_s else 0
+
     def cells(self) -> list[str]:
         pauses_s = [each.pause_s for each in self.outcomes]
         waits_s = [each.acknowledged_s for each in self.outcomes]
@@ -70,6 +75,7 @@ def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "resume_p50_s": percentile(resumed_s, 0.5),
         "resume_p95_s": percentile(resumed_s, 0.95),
         "runs": len(outcomes),
+        "paused_longer": sum(row.longer for row in rows(outcomes)),  # than was promised
         "frames": sum(each.frames for each in outcomes),
         "controls": sum(each.controls for each in outcomes),
     }

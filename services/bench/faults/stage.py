@@ -15,7 +15,7 @@ from loadtests.ledger import Ledger
 from loadtests.returning import Instances, Patience, ReturningPlayer
 from services.bench.faults.fleet import Fleet, target
 from services.bench.faults.links import Link
-from services.bench.faults.proof import prove
+from services.bench.faults.proof import Proof, prove
 from services.bench.faults.scenarios import (
     Cut,
     Drain,
@@ -33,7 +33,8 @@ from services.replay.logged import read
 
 LATENTS_BEFORE = 2  # that every player has seen before anything is struck
 FRAMES_AFTER = 24
-LOGGED_S = 1.5  # until what was played is in the log
+LOGGED_S = 1.2  # until what was played is in the log, if nothing is in its way
+LOG_READS = 4  # before it is taken for all that there will be
 REST_S = 15.0  # for what was acknowledged to be obeyed, when all is well again
 
 
@@ -91,6 +92,10 @@ class Stage:
         try:
             for player in self._players:
                 await player.begin()
+        except grpc.aio.AioRpcError as error:
+            self._outcome.notes.append(f"no session could be opened: {error.details()}")
+            return self._outcome
+        try:
             if not all(await self._frames(1 + 4 * LATENTS_BEFORE)):
                 self._outcome.notes.append("a player saw no picture before anything was struck")
             await self._name("engine")
@@ -182,21 +187,24 @@ class Stage:
         return self._random.choice(processes).name
 
     async def _prove(self) -> None:
-        """Plays each session again from its log."""
-        await asyncio.sleep(LOGGED_S)
-        outcome = self._outcome
+        """Plays each session again from its log, which may not be whole yet."""
         for player in self._players:
-            try:
-                logged = await read(target(self._fleet.addresses("sessions")), player.session.session_id)
-                proof = await asyncio.to_thread(prove, logged, player.ledger, self._model)
-            except grpc.aio.AioRpcError as error:
-                outcome.notes.append(
-                    f"the log of {player.session.session_id} cannot be read: {error.details()}"
-                )
-                continue
-            outcome.replayed_latents += proof.latents
-            outcome.unproved += bool(proof.note)
-            outcome.notes += [proof.note] if proof.note else []
+            for _ in range(LOG_READS):
+                await asyncio.sleep(LOGGED_S)
+                proof = await self._proof(player)
+                if not proof.note:
+                    break
+            self._outcome.replayed_latents += proof.latents
+            self._outcome.unproved += bool(proof.note)
+            self._outcome.notes += [proof.note] if proof.note else []
+
+    async def _proof(self, player: ReturningPlayer) -> Proof:
+        session_id = player.session.session_id
+        try:
+            logged = await read(target(self._fleet.addresses("sessions")), session_id)
+        except grpc.aio.AioRpcError as error:
+            return Proof(note=f"the log of {session_id} cannot be read: {error.details()}")
+        return await asyncio.to_thread(prove, logged, player.ledger, self._model)
 
     def _conclude(self, struck_at_s: float) -> None:
         outcome = self._outcome
