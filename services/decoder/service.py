@@ -104,7 +104,8 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             playback.end(ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0))
             await asyncio.sleep(_LEAVE_EVERY_S)  # the next decoder needs a moment for each
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._emptied.wait(), _LEAVE_S)
+            async with asyncio.timeout(_LEAVE_S):
+                await self._emptied.wait()
         if self._channel is not None:
             await self._channel.close()
         self._executor.shutdown(wait=False)
