@@ -72,6 +72,11 @@ local WAITING, LIVE, CLOSED = '1', '2', '3'
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- A Redis that lost its last writes may know an older epoch than one that it has given: that one counts.
+local function is_superseded(epoch, known)
+  return tonumber(epoch) < tonumber(known)
+end
+
 local function leave(id)
   local replica = redis.call('HGET', seat_of, id)
   redis.call('ZREM', seats, id)
@@ -190,7 +195,10 @@ local id, lost, without, is_planned = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address')
 if not found[1] then return {'unknown_session'} end
 if found[1] == CLOSED then return {'session_closed'} end
-if lost ~= '0' and lost ~= found[2] then return {'superseded'} end
+if lost ~= '0' then
+  if is_superseded(lost, found[2]) then return {'superseded'} end
+  redis.call('HSET', session, 'epoch', lost)
+end
 local kept, replica, address = redis.call('HGET', seat_of, id), found[3], found[4]
 
 local function takes(replica)
@@ -226,7 +234,10 @@ CLAIM = (
 local state, epoch = unpack(redis.call('HMGET', session, 'state', 'epoch'))
 if not state then return {'unknown_session'} end
 if state == CLOSED then return {'session_closed'} end
-if ARGV[5] ~= '' and ARGV[5] ~= epoch then return {'superseded'} end
+if ARGV[5] ~= '' then
+  if is_superseded(ARGV[5], epoch) then return {'superseded'} end
+  redis.call('HSET', session, 'epoch', ARGV[5])
+end
 local kept = redis.call('HGET', seat_of, ARGV[1])
 if lives(ARGV[1]) and (ARGV[5] == '' or kept ~= ARGV[2]) then return {'seat_taken'} end
 local free, address = room(ARGV[2])
@@ -251,7 +262,8 @@ RENEW = (
 local found = redis.call('HMGET', session, 'state', 'epoch', 'holder')
 if not found[1] then return {'unknown_session'} end
 if found[1] == CLOSED then return {'session_closed'} end
-if found[2] ~= ARGV[2] then return {'superseded', found[2]} end
+if is_superseded(ARGV[2], found[2]) then return {'superseded', found[2]} end
+redis.call('HSET', session, 'epoch', ARGV[2])
 local kept = redis.call('HGET', seat_of, ARGV[1])
 if has_lease(found[3]) and (not kept or kept == found[3]) then
   sit(ARGV[1], found[3], tonumber(ARGV[3]))
@@ -322,7 +334,7 @@ OBEYED = """
 local found = redis.call('HMGET', KEYS[1], 'state', 'epoch')
 if not found[1] then return {'unknown_session'} end
 if found[1] == '3' then return {'session_closed'} end
-if found[2] ~= ARGV[1] then return {'superseded', found[2]} end
+if tonumber(found[2]) > tonumber(ARGV[1]) then return {'superseded', found[2]} end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'receipt', ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return {'ok'}
