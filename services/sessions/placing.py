@@ -24,7 +24,10 @@ local id, lost, without, is_planned = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address', 'ended')
 if not found[1] then return {'unknown_session'} end
 if found[1] == CLOSED then return {'session_closed', found[5]} end
-if lost ~= '0' and lost ~= found[2] then return {'superseded'} end
+if lost ~= '0' then
+  if is_superseded(lost, found[2]) then return {'superseded'} end
+  redis.call('HSET', session, 'epoch', lost)
+end
 local kept, replica, address = redis.call('HGET', seat_of, id), found[3], found[4]
 
 local function takes(replica)
@@ -60,7 +63,10 @@ CLAIM = (
 local state, epoch = unpack(redis.call('HMGET', session, 'state', 'epoch'))
 if not state then return {'unknown_session'} end
 if state == CLOSED then return {'session_closed', redis.call('HGET', session, 'ended')} end
-if ARGV[5] ~= '' and ARGV[5] ~= epoch then return {'superseded'} end
+if ARGV[5] ~= '' then
+  if is_superseded(ARGV[5], epoch) then return {'superseded'} end
+  redis.call('HSET', session, 'epoch', ARGV[5])
+end
 local kept = redis.call('HGET', seat_of, ARGV[1])
 if lives(ARGV[1]) and (ARGV[5] == '' or kept ~= ARGV[2]) then return {'seat_taken'} end
 local free, address = room(ARGV[2])
@@ -85,7 +91,8 @@ RENEW = (
 local found = redis.call('HMGET', session, 'state', 'epoch', 'holder')
 if not found[1] then return {'unknown_session'} end
 if found[1] == CLOSED then return {'session_closed'} end
-if found[2] ~= ARGV[2] then return {'superseded', found[2]} end
+if is_superseded(ARGV[2], found[2]) then return {'superseded', found[2]} end
+redis.call('HSET', session, 'epoch', ARGV[2])
 local kept = redis.call('HGET', seat_of, ARGV[1])
 if has_lease(found[3]) and (not kept or kept == found[3]) then
   sit(ARGV[1], found[3], tonumber(ARGV[3]))

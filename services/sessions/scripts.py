@@ -65,6 +65,11 @@ local DAY_MS = 86400000
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- A Redis that lost its last writes may know an older epoch than one that it has given: that one counts.
+local function is_superseded(epoch, known)
+  return tonumber(epoch) < tonumber(known)
+end
+
 local function leave(id)
   local replica = redis.call('HGET', seat_of, id)
   redis.call('ZREM', seats, id)
@@ -195,7 +200,7 @@ OBEYED = """
 local found = redis.call('HMGET', KEYS[1], 'state', 'epoch')
 if not found[1] then return {'unknown_session'} end
 if found[1] == '3' then return {'session_closed'} end
-if found[2] ~= ARGV[1] then return {'superseded', found[2]} end
+if tonumber(found[2]) > tonumber(ARGV[1]) then return {'superseded', found[2]} end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'receipt', ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return {'ok'}
