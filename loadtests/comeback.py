@@ -9,7 +9,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -79,29 +79,34 @@ class Viewer:
         decoders: Sequence["FrameServiceAsyncStub"],
         session: Session,
         picture_format: FrameFormat.ValueType,
+        *,
+        waiting: int = 0,
     ) -> None:
+        """waiting: most frames shown that may wait to be told; 0: any number."""
         self._decoders = itertools.cycle(decoders)
         self._session = session
         self._format = picture_format
-        self._shown: asyncio.Queue[int | None] = asyncio.Queue()
+        self._waiting = waiting
+        self._shown: asyncio.Queue[int | None] = asyncio.Queue(waiting)
         self.comebacks = Comebacks()
 
     def show(self, frame_index: int) -> None:
-        """The player has seen this frame, which lets another one come."""
+        """The player has seen this frame, which lets another one come. Raises asyncio.QueueFull."""
         self._shown.put_nowait(frame_index)
 
     async def frames(self) -> AsyncGenerator[Frame, None]:
         """Until the session is closed. Raises what ends it, or Silence."""
         next_index = 0
         while True:
-            self._shown = asyncio.Queue()
+            self._shown = asyncio.Queue(self._waiting)
             said = self._say(next_index, self._shown)
             call = next(self._decoders).Watch(said, metadata=bearer(self._session.token))
             try:
                 # The first frame waits for an engine, which may have to be found.
                 patience_s = LEASE_S / 3
                 while True:
-                    response = await asyncio.wait_for(call.read(), patience_s)
+                    async with asyncio.timeout(patience_s):
+                        response = await call.read()
                     if not isinstance(response, WatchResponse):  # the end of the call
                         return
                     if response.WhichOneof("said") == "frame":
@@ -113,9 +118,8 @@ class Viewer:
             except grpc.aio.AioRpcError as error:
                 await self.comebacks.again(error)
             finally:
-                # A call that has failed does not close what it was reading from.
-                self._shown.put_nowait(None)
                 call.cancel()
+                _end(self._shown)
 
     async def _say(self, from_frame: int, shown: asyncio.Queue[int | None]) -> AsyncIterator[WatchRequest]:
         start = WatchStart(
@@ -168,8 +172,8 @@ class Sender:
             except Silence as silence:
                 await self.comebacks.again(silence)
             finally:
-                self._waiting.put_nowait(None)
                 call.cancel()
+                _end(self._waiting)
 
     async def _read(
         self, call: "grpc.aio.StreamStreamCall[ControlEvent, ControlReceipt]"
@@ -183,6 +187,13 @@ class Sender:
             return receipt if isinstance(receipt, ControlReceipt) else None
         finally:
             reading.cancel()
+
+
+def _end(queue: "asyncio.Queue[Any]") -> None:
+    """A call that has failed does not close what it was reading from."""
+    while not queue.empty():
+        queue.get_nowait()
+    queue.put_nowait(None)
 
 
 async def _say(events: asyncio.Queue[ControlEvent | None]) -> AsyncIterator[ControlEvent]:

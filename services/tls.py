@@ -30,6 +30,11 @@ class Tls:
     def __post_init__(self) -> None:
         _check_pair("TLS", self.tls_cert_file, self.tls_key_file)
         _check_pair("TLS_PUBLIC", self.tls_public_cert_file, self.tls_public_key_file)
+        if self.tls_callers and not self.tls_cert_file:
+            raise BadSetting(
+                "TLS_CALLERS is set and TLS_CERT_FILE is not: in plain text nobody has a name; set both, or"
+                " neither"
+            )
 
     @property
     def callers(self) -> frozenset[str]:

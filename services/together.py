@@ -58,7 +58,7 @@ class Settings:
     metrics_port: int = 0  # 0: no metrics
     frames_per_second: float = 0.0  # 0: the model's own
     slots: int = 4
-    redis_url: str = ""  # empty: an embedded Valkey
+    redis_url: str = field(default="", repr=False)  # empty: an embedded Valkey
     redis: RedisAccess = field(default_factory=RedisAccess)
     tls: Tls = field(default_factory=Tls)
     replicas: int = 0  # of the engine on Ray; 0: one engine, in this process
@@ -115,7 +115,9 @@ class Together:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Addresses]:
     """Everything, up and ready, for as long as the block lasts. Raises a ServiceError where it cannot be."""
-    free_port = _free_port(settings.host)
+    free_port, readiness = _free_port(settings.host), Readiness()
+    if settings.metrics_port:
+        status.serve(settings.host, settings.metrics_port, readiness, settings.tls)
     model = load(settings.checkpoint)
     address = _address(settings.host, settings.grpc_port or free_port)
     # Nobody but ourselves calls there, also where players come from other machines.
@@ -154,7 +156,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         told = described(model.preset, settings.frames_per_second)
         here = EngineService(on_one_device(model, settings.slots), told, engine)
         services.append(here)
-    together, readiness = Together(services), Readiness()
+    together = Together(services)
     host = Host(
         together,
         address=address,
@@ -173,8 +175,6 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
             tls=settings.tls,
         )
     )
-    if settings.metrics_port:
-        status.serve(settings.host, settings.metrics_port, readiness, settings.tls)
     async with AsyncExitStack() as stack:
         # Each is harmless where nothing was started; a host that did not start to its end stops nothing.
         for stop in (together.stop, host.stop, web.stop):

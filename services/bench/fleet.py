@@ -16,7 +16,7 @@ from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from services.app import open_channel
 from services.sessions.embedded import EmbeddedValkey
 
-READY_S = 90.0
+READY_S = 300.0
 
 
 @dataclass

@@ -165,6 +165,9 @@ class Strikes:
             await playing.stop()
         await self._sessions.Close(CloseRequest(session_id=playing.session.session_id))
         for victim in victims:
+            if by == "stop":
+                victim.strike(signal.SIGCONT)
+                continue
             await victim.end()
             await victim.start()
             await self._fleet.until_open(victim)

@@ -56,7 +56,8 @@ class Settings:
     write_s: float = 2.0  # longest wait for a viewer to take a frame; as long as an engine waits for credit
     patience_s: float = 5.0  # how long a broken session is tried again
     hang_s: float = 0.8  # an engine that owes a latent for so long is given up
-    seated_s: float = 3.0  # and one that owes a seat
+    seated_s: float = 3.0  # and one that owes a seat to a session that was played already
+    opened_s: float = 10.0  # or to a new one
     jpeg_quality: int = 90  # 1 to 95
     key_period_s: float = 2.0  # between two key frames of H.264
     codec_threads: int = 1  # sessions that are decoded at the same time
@@ -113,7 +114,8 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             playback.end(ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0))
             await asyncio.sleep(_LEAVE_EVERY_S)  # the next decoder needs a moment for each
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._emptied.wait(), _LEAVE_S)
+            async with asyncio.timeout(_LEAVE_S):
+                await self._emptied.wait()
         if self._channel is not None:
             await self._channel.close()
         self._executor.shutdown(wait=False)
@@ -175,6 +177,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             broken_s=settings.patience_s,
             hang_s=max(settings.hang_s, 4 * FRAMES_PER_LATENT / model.frames_per_second),
             seated_s=settings.seated_s,
+            opened_s=settings.opened_s,
         )
         source = LatentSource(
             self._resume,

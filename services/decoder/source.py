@@ -34,6 +34,8 @@ _BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCod
 # The seat may still be kept for an engine that died, and its successor may still be starting.
 _PASSING = (SeatTaken, EngineFull)
 _PLACE_TIMEOUT_S = 1.0
+_SLOWEST = 8
+_QUICK_AGAIN = 100  # latents
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Patience:
 
     broken_s: float = 5.0  # a session that broke is tried again
     hang_s: float = 0.8  # an engine owes a latent
-    seated_s: float = 3.0  # an engine owes a seat
+    seated_s: float = 3.0  # an engine owes a seat to a session that was played already
+    opened_s: float = 10.0  # an engine owes a seat to a new one
     retry_s: float = 0.1  # between two tries, after the first
 
 
@@ -73,6 +76,7 @@ class LatentSource:
         self._tls = tls
         self._trail = Trail(kept)
         self._epoch = 0  # of the seat that we have or had; 0: we had none
+        self._slowness = 1  # how much longer than usual an engine is waited for
         self._generation: Generation | None = None
         self._successor: Successor | None = None
 
@@ -98,13 +102,7 @@ class LatentSource:
             try:
                 session = await self._place(without)
                 without = session.replica
-                self._generation = Generation(
-                    session,
-                    self._start(session),
-                    hang_s=self._patience.hang_s,
-                    seated_s=self._patience.seated_s,
-                    tls=self._tls,
-                )
+                self._generation = self._call(session)
                 self._generation.allow(self._limit)
                 while (said := await self._next()) is not None:
                     if isinstance(said, Latent):
@@ -114,6 +112,9 @@ class LatentSource:
                         yield said
                 return
             except (grpc.aio.AioRpcError, EngineHangs) as error:
+                if isinstance(error, EngineHangs):
+                    # Perhaps every engine is slow; a world that is slow must still go on.
+                    self._slowness = min(_SLOWEST, 2 * self._slowness)
                 is_first = broken_at_s is None or self.next_index > received
                 now_s = time.monotonic()
                 broken_at_s = now_s if broken_at_s is None or is_first else broken_at_s
@@ -149,12 +150,21 @@ class LatentSource:
         request = PlaceRequest(session_id=self._session_id, lost_epoch=self._epoch, without=without)
         return await self._resume.Place(request, timeout=_PLACE_TIMEOUT_S)
 
-    def _start(self, session: Session) -> Start:
-        return Start(
+    def _call(self, session: Session) -> Generation:
+        start = Start(
             session_id=self._session_id,
             past=self._trail.latents(),
             after_epoch=session.epoch,
             from_index=self._from_index,
+        )
+        patience = self._patience
+        seated_s = patience.seated_s if session.epoch else patience.opened_s
+        return Generation(
+            session,
+            start,
+            hang_s=self._slowness * patience.hang_s,
+            seated_s=self._slowness * seated_s,
+            tls=self._tls,
         )
 
     async def _next(self) -> Seated | Latent | None:
@@ -209,6 +219,8 @@ class LatentSource:
                 f"engine sent latent {latent.index} of {self._session_id}; {self.next_index} was due"
             )
         self._trail.add(latent)
+        if latent.index % _QUICK_AGAIN == 0:
+            self._slowness = 1
 
 
 def _said(error: Exception) -> str:

@@ -32,7 +32,7 @@ async def deployed(*settings: object, **chosen: object) -> AsyncIterator[asyncio
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.engine.deployment"),
         stdin=asyncio.subprocess.PIPE,  # its end is noticed there, also when this process is killed
-        env={**os.environ, **given},
+        env={**_inherited(), **given},
         start_new_session=True,  # Ctrl-C is for this process, which then ends that one
     )
     try:
@@ -45,6 +45,11 @@ async def deployed(*settings: object, **chosen: object) -> AsyncIterator[asyncio
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def _inherited() -> dict[str, str]:
+    """The environment, but for what lets *sessions* into Redis: an engine has no business there."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("REDIS_")}
 
 
 async def until_ended(process: asyncio.subprocess.Process) -> None:

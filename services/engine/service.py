@@ -167,7 +167,8 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         with suppress(grpc.aio.AioRpcError):  # nobody else is seated here, from now on
             await self._sessions.Announce(self._announcement(), timeout=1.0)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.stays.until_empty(), self._settings.leave_s)
+            async with asyncio.timeout(self._settings.leave_s):
+                await self.stays.until_empty()
         log.info("engine left", sessions_behind=len(self.stays))
 
     async def Generate(

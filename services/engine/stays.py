@@ -71,7 +71,8 @@ class Stays:
             stay.changed.clear()
             left_s = stay.sign_at_s + self._silence_s - self._clock()
             try:
-                await asyncio.wait_for(stay.changed.wait(), max(0.0, left_s))
+                async with asyncio.timeout(max(0.0, left_s)):
+                    await stay.changed.wait()
             except TimeoutError:
                 log.info("seat taken over", session=session_id, epoch=stay.epoch)
                 self.leave(stay)

@@ -58,12 +58,17 @@ return {'ok'}
 """
 
 # In front of each script that places. A seat that was not renewed is given up before anything is decided.
-_SEATS = """
+SEATS = """
 local replicas, details, seats, seat_of, taken, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local WAITING, LIVE, CLOSED = '1', '2', '3'
 local DAY_MS = 86400000
 local clock = redis.call('TIME')
 local now_ms = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+-- A Redis that lost its last writes may know an older epoch than one that it has given: that one counts.
+local function is_superseded(epoch, known)
+  return tonumber(epoch) < tonumber(known)
+end
 
 local function leave(id)
   local replica = redis.call('HGET', seat_of, id)
@@ -126,7 +131,6 @@ end
 redis.call('ZREM', seats, '')
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', seats, '-inf', now_ms)) do leave(id) end
 """
-SEATS = _SEATS
 
 # Behind it, in each script that ends sessions. KEYS 7 controls, 8 receipts, 9 snapshot.
 ENDING = """
@@ -144,7 +148,7 @@ end
 # KEYS 6 model, 7 models. ARGV replica, "slots address", lease_ms, Model, kept_ms, the model's name,
 # longest_seat_ms. A clock that was set back would keep the dead alive until it has caught up.
 ANNOUNCE = (
-    _SEATS
+    SEATS
     + """
 local lease_ms = tonumber(ARGV[3])
 local _, address = room(ARGV[1])
@@ -164,111 +168,6 @@ end
 redis.call('ZADD', KEYS[7], now_ms, ARGV[6])
 redis.call('ZREMRANGEBYSCORE', KEYS[7], '-inf', now_ms - tonumber(ARGV[5]))
 for _, i in ipairs({1, 2, 3, 4, 5, 7}) do redis.call('PEXPIRE', KEYS[i], ARGV[5]) end
-return {'ok'}
-"""
-)
-
-# ARGV id. Places nobody.
-FIND = (
-    _SEATS
-    + """
-local found = redis.call('HMGET', session, 'record', 'state', 'epoch', 'replica', 'address')
-if not found[1] then return {'unknown_session'} end
-if found[2] == LIVE and not lives(ARGV[1]) then found[2] = WAITING end
-return {'ok', unpack(found)}
-"""
-)
-
-# ARGV id, lost epoch or 0, replica to do without or '', '1' if that one still plays or '', keep_ms.
-PLACE = (
-    _SEATS
-    + """
-local id, lost, without, is_planned = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address', 'ended')
-if not found[1] then return {'unknown_session'} end
-if found[1] == CLOSED then return {'session_closed', found[5]} end
-if lost ~= '0' and lost ~= found[2] then return {'superseded'} end
-local kept, replica, address = redis.call('HGET', seat_of, id), found[3], found[4]
-
-local function takes(replica)
-  return is_alive(replica) and (kept == replica or (room(replica) or 0) > 0)
-end
-
-if lost ~= '0' or not lives(id) then
-  -- The replica that it had knows the model's text and picture already, and perhaps its last latents.
-  if kept ~= without and takes(kept) then
-    replica = kept
-  elseif replica == without or not takes(replica) then
-    replica, address = roomiest(without)
-    if not replica and not is_planned and without ~= '' and takes(without) then replica = without end
-    if not replica then return {address} end
-  end
-  local _, at = room(replica)
-  address = at
-  sit(id, replica, tonumber(ARGV[5]))
-  if not is_planned then
-    redis.call('HSET', session, 'state', WAITING, 'replica', replica, 'address', address)
-  end
-end
-local record = redis.call('HMGET', session, 'record', 'state', 'epoch')
-return {'ok', record[1], record[2], record[3], replica, address}
-"""
-)
-
-# KEYS 7 controls. ARGV id, replica, live_ms, kept_ms, the epoch that it must follow or ''. With that, a seat
-# that lives goes to the replica where it is kept, which holds it already or was chosen while another drains.
-CLAIM = (
-    _SEATS
-    + """
-local state, epoch = unpack(redis.call('HMGET', session, 'state', 'epoch'))
-if not state then return {'unknown_session'} end
-if state == CLOSED then return {'session_closed', redis.call('HGET', session, 'ended')} end
-if ARGV[5] ~= '' and ARGV[5] ~= epoch then return {'superseded'} end
-local kept = redis.call('HGET', seat_of, ARGV[1])
-if lives(ARGV[1]) and (ARGV[5] == '' or kept ~= ARGV[2]) then return {'seat_taken'} end
-local free, address = room(ARGV[2])
-if not free then return {'no_engine'} end
-if kept ~= ARGV[2] and free < 1 then return {'engine_full'} end
-sit(ARGV[1], ARGV[2], tonumber(ARGV[3]))
-epoch = redis.call('HINCRBY', session, 'epoch', 1)
-redis.call('HSET', session, 'state', LIVE, 'replica', ARGV[2], 'address', address, 'holder', ARGV[2])
-redis.call('XADD', KEYS[7], redis.call('HGET', session, 'seq') .. '-*', 'epoch', epoch)
-redis.call('PEXPIRE', session, ARGV[4])
-redis.call('PEXPIRE', KEYS[7], ARGV[4])
-return {'ok', unpack(redis.call('HMGET', session, 'record', 'state', 'epoch', 'replica', 'address', 'image',
-  'seq'))}
-"""
-)
-
-# KEYS 7 controls, 8 receipts, 9 snapshot. ARGV id, epoch, live_ms, kept_ms. The seat of a replica that
-# announces itself no more lapses, and one that was kept elsewhere meanwhile stays there.
-RENEW = (
-    _SEATS
-    + """
-local found = redis.call('HMGET', session, 'state', 'epoch', 'holder')
-if not found[1] then return {'unknown_session'} end
-if found[1] == CLOSED then return {'session_closed'} end
-if found[2] ~= ARGV[2] then return {'superseded', found[2]} end
-local kept = redis.call('HGET', seat_of, ARGV[1])
-if has_lease(found[3]) and (not kept or kept == found[3]) then
-  sit(ARGV[1], found[3], tonumber(ARGV[3]))
-  redis.call('HSET', session, 'state', LIVE)
-end
-for i = 6, 9 do redis.call('PEXPIRE', KEYS[i], ARGV[4]) end
-return {'ok'}
-"""
-)
-
-# ARGV id, epoch, keep_ms. The seat waits for its viewer. An engine that was superseded has none to give up.
-RELEASE = (
-    _SEATS
-    + """
-local found = redis.call('HMGET', session, 'state', 'epoch')
-if found[1] == LIVE and found[2] == ARGV[2] then
-  local kept = redis.call('HGET', seat_of, ARGV[1])
-  if kept then sit(ARGV[1], kept, tonumber(ARGV[3])) end
-  redis.call('HSET', session, 'state', WAITING)
-end
 return {'ok'}
 """
 )
@@ -301,7 +200,7 @@ OBEYED = """
 local found = redis.call('HMGET', KEYS[1], 'state', 'epoch')
 if not found[1] then return {'unknown_session'} end
 if found[1] == '3' then return {'session_closed'} end
-if found[2] ~= ARGV[1] then return {'superseded', found[2]} end
+if tonumber(found[2]) > tonumber(ARGV[1]) then return {'superseded', found[2]} end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'receipt', ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return {'ok'}

@@ -1,8 +1,8 @@
-"""SessionService: opens, finds and closes sessions; carries controls to engines and receipts back."""
+"""SessionService: opens, finds and closes sessions, and tells players what they should know in time."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,34 +10,27 @@ import grpc
 
 from livevideo.v1 import log_pb2, log_pb2_grpc, resume_pb2, resume_pb2_grpc, session_pb2, session_pb2_grpc
 from livevideo.v1.session_pb2 import (
-    AnnounceRequest,
-    AnnounceResponse,
-    ClaimRequest,
     CloseRequest,
     CloseResponse,
-    FollowRequest,
     GetRequest,
     ListModelsRequest,
     ListModelsResponse,
     NoticesRequest,
     OpenRequest,
-    PushRequest,
     Session,
 )
 from services import telemetry
 from services.app import Context, Host, until_one_ends
-from services.errors import BadRequest, ServiceError, SessionClosed
+from services.errors import ServiceError
 from services.sessions import admission
 from services.sessions.access import Access
 from services.sessions.admin import AdminService
 from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
-from services.sessions.follow import Follow
 from services.sessions.logs import LogLimits, LogService
-from services.sessions.meter import Meter
 from services.sessions.pictures import Pictures
-from services.sessions.push import Push
 from services.sessions.resume import ResumeService
+from services.sessions.seats import Opened, SeatService
 from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.streams import Streams
 from services.sessions.tenancy import Entrant
@@ -48,7 +41,6 @@ from services.tls import Tls
 
 log = telemetry.logger("sessions")
 
-_RETRY_S = 0.1  # between two attempts to reach Redis, while a Follow waits for it
 _LOOK_PERIOD_S = 1.0  # at Redis, which may be gone while nobody asks
 
 
@@ -85,7 +77,7 @@ class Settings:
             check_url(self.redis_url)
 
 
-class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.SeatServiceServicer):
+class SessionService(session_pb2_grpc.SessionServiceServicer):
     """Any number of instances may share one Redis; none keeps anything that another would need."""
 
     name = "sessions"
@@ -95,18 +87,21 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         self._limits = limits or StoreLimits(away_seat_s=self._settings.lease_s)
         self._embedded: EmbeddedValkey | None = None
         self._keeping: asyncio.Task[None] | None = None
-        self._opened_store: SessionStore | None = None
+        self._opened: Opened | None = None
         self._admin: Host | None = None
         self._streams = Streams(self._settings.pushes_per_session)
         self._looking: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self._pictures = Pictures()
 
+    def _there(self) -> Opened:
+        if self._opened is None:
+            raise RuntimeError("sessions was asked before it was started; await start() first")
+        return self._opened
+
     @property
     def _store(self) -> SessionStore:
-        if self._opened_store is None:
-            raise RuntimeError("sessions was asked before it was started; await start() first")
-        return self._opened_store
+        return self._there().store
 
     @property
     def admin_address(self) -> str:
@@ -118,11 +113,20 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         return [session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name]
 
     def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
-        session_pb2_grpc.add_SeatServiceServicer_to_server(self, server)
-        log_limits = LogLimits(self._settings.log_kept_s, self._settings.log_tenant_bytes)
-        log_pb2_grpc.add_LogServiceServicer_to_server(LogService(lambda: self._store, log_limits), server)
-        resume = ResumeService(lambda: self._store, self._settings.snapshot_bytes)
+        settings = self._settings
+        seats = SeatService(
+            self._there,
+            self._streams,
+            linger_s=settings.linger_s,
+            outage_s=settings.outage_s,
+            lease_s=settings.lease_s,
+            notice_s=settings.notice_s,
+        )
+        session_pb2_grpc.add_SeatServiceServicer_to_server(seats, server)
+        resume = ResumeService(lambda: self._store, settings.snapshot_bytes)
         resume_pb2_grpc.add_ResumeServiceServicer_to_server(resume, server)
+        log_limits = LogLimits(settings.log_kept_s, settings.log_tenant_bytes)
+        log_pb2_grpc.add_LogServiceServicer_to_server(LogService(lambda: self._store, log_limits), server)
         return [
             session_pb2.DESCRIPTOR.services_by_name["SeatService"].full_name,
             resume_pb2.DESCRIPTOR.services_by_name["ResumeService"].full_name,
@@ -136,17 +140,18 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
             url = await self._embedded.start()
             self._keeping = asyncio.create_task(self._embedded.keep_running())
         # Seats are renewed between reads, so a read must end well before a seat lapses.
-        self._opened_store = SessionStore(
+        store = SessionStore(
             url,
             self._limits,
             block_s=min(1.0, self._limits.live_seat_s / 3),
             access=self._settings.redis,
         )
-        self._tenants = TenantStore(self._opened_store)
-        self._access = Access(self._tenants, asks_for_keys=self._settings.asks_for_keys)
-        self._looking = asyncio.create_task(self._look_after_redis(self._opened_store))
+        tenants = TenantStore(store)
+        access = Access(tenants, asks_for_keys=self._settings.asks_for_keys)
+        self._opened = Opened(store, tenants, access)
+        self._looking = asyncio.create_task(self._look_after_redis(store))
         if self._settings.admin_address:
-            await self._start_admin(self._tenants)
+            await self._start_admin(tenants)
 
     async def _start_admin(self, tenants: TenantStore) -> None:
         address, tls = self._settings.admin_address, self._settings.tls
@@ -166,8 +171,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         await self._streams.stop(grace_s=2.0)
         if self._admin is not None:
             await self._admin.stop()
-        if self._opened_store is not None:
-            await self._opened_store.close()
+        if self._opened is not None:
+            await self._opened.store.close()
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.wait([self._keeping])
@@ -189,18 +194,18 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
         with admission.deciding():
-            entrant = await self._access.entrant(context)
+            entrant = await self._there().access.entrant(context)
             session = await self._store.open(await self._record(request, entrant), entrant)
         log.info("session opened", session=session.session_id, tenant=session.tenant, replica=session.replica)
         return session
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Wait(self, request: OpenRequest, context: Context) -> None:  # type: ignore[override]
-        entrant = await self._access.entrant(context)
+        entrant = await self._there().access.entrant(context)
         record = await self._record(request, entrant)
         places = until_seated(
             self._store,
-            self._tenants,
+            self._there().tenants,
             record,
             entrant,
             most=self._settings.most_waiting,
@@ -211,17 +216,17 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
 
     async def Notices(self, request: NoticesRequest, context: Context) -> None:  # type: ignore[override]
         session_id = request.session_id
-        await self._access.holder(session_id, context)
+        await self._there().access.holder(session_id, context)
         with self._streams.reading(session_id):
             after = (await self._store.attach(session_id)).newest_receipt
-            notice = (await self._tenants.holder(session_id)).notice  # none is missed between the two
+            notice = (await self._there().tenants.holder(session_id)).notice  # none is missed between the two
             if notice is not None:
                 await context.write(notice)
-            notices = self._tenants.notices(session_id, after)
+            notices = self._there().tenants.notices(session_id, after)
             await until_one_ends(_written(notices, context), self._streams.until_stopping())
 
     async def Get(self, request: GetRequest, context: Context) -> Session:
-        holder = await self._access.holder(request.session_id, context)
+        holder = await self._there().access.holder(request.session_id, context)
         session = await self._store.find(request.session_id)
         session.ended = holder.ended
         if holder.notice is not None:
@@ -229,7 +234,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
         return session
 
     async def Close(self, request: CloseRequest, context: Context) -> CloseResponse:
-        holder = await self._access.holder(request.session_id, context)
+        holder = await self._there().access.holder(request.session_id, context)
         await self._store.end(request.session_id, holder.tenant)
         log.info("session closed", session=request.session_id)
         return CloseResponse()
@@ -237,93 +242,6 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         live, _ = await self._store.models()
         return ListModelsResponse(models=live.values())
-
-    async def Announce(self, request: AnnounceRequest, context: Context) -> AnnounceResponse:
-        admission.check_announce(request)
-        await self._store.announce(request)
-        return AnnounceResponse()
-
-    async def Claim(self, request: ClaimRequest, context: Context) -> Session:
-        admission.check_replica(request.replica)
-        after_epoch = request.after_epoch if request.HasField("after_epoch") else None
-        session = await self._store.claim(request.session_id, request.replica, after_epoch)
-        try:
-            await self._meter(session, session.epoch).tell()
-        except ServiceError:
-            await self._release(session.session_id, session.epoch, keep_s=0.0)
-            raise
-        log.info("session claimed", session=session.session_id, replica=session.replica, epoch=session.epoch)
-        return session
-
-    async def Push(  # type: ignore[override]
-        self, request_iterator: AsyncIterator[PushRequest], context: Context
-    ) -> None:
-        first = await anext(request_iterator, None)
-        if first is None:
-            return
-        session_id = first.event.session_id
-        await self._access.holder(session_id, context)
-        with self._streams.reading(session_id):
-            # Receipts are read from this point on, so that none is missed before the first read.
-            attached = await self._store.attach(session_id)
-            push = Push(self._store, session_id, attached.newest_receipt, context)
-            await until_one_ends(
-                push.store_all(first, request_iterator, self._settings.linger_s),
-                push.bring_obeyed(),
-                self._streams.until_stopping(),
-            )
-
-    async def Follow(  # type: ignore[override]
-        self, request_iterator: AsyncIterator[FollowRequest], context: Context
-    ) -> None:
-        first = await anext(request_iterator, None)
-        if first is None or not first.HasField("seat"):
-            raise BadRequest("seat", "is missing; the first message says which session and epoch")
-        seat = first.seat
-        await self._store.renew(seat.session_id, seat.epoch)
-        session = (await self._store.attach(seat.session_id)).session
-        meter = self._meter(session, seat.epoch)
-        follow = Follow(
-            self._store,
-            meter,
-            seat,
-            context,
-            renew_period_s=self._limits.live_seat_s / 3,
-            outage_s=self._settings.outage_s,
-        )
-        with self._streams.opened():
-            try:
-                await until_one_ends(
-                    follow.bring_controls(),
-                    follow.take_in(request_iterator),
-                    meter.run(),
-                    self._streams.until_stopping(),
-                )
-            except SessionClosed as end:
-                telemetry.SESSIONS_ENDED.labels(session.tenant, session.model.name, end.reason).inc()
-            finally:
-                with contextlib.suppress(ServiceError):  # what ended it is raised already
-                    await meter.tell()
-                # An engine that is still there will follow through another instance, and keeps its seat.
-                if not self._streams.are_stopping:
-                    await self._release(seat.session_id, seat.epoch, keep_s=self._limits.away_seat_s)
-
-    def _meter(self, session: Session, epoch: int) -> Meter:
-        return Meter(
-            self._tenants,
-            session,
-            epoch,
-            period_s=self._limits.live_seat_s / 3,
-            keep_s=self._settings.lease_s,
-            notice_s=self._settings.notice_s,
-        )
-
-    async def _release(self, session_id: str, epoch: int, *, keep_s: float) -> None:
-        try:
-            await self._store.release(session_id, epoch, keep_s)
-            log.info("session released", session=session_id, epoch=epoch)
-        except ServiceError as error:  # the seat lapses by itself
-            log.warning("release failed", session=session_id, reason=error.reason)
 
 
 async def _written(messages: AsyncGenerator[Any, None], context: Context) -> None:

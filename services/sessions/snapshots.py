@@ -11,7 +11,7 @@ KEEP = """
 local found = redis.call('HMGET', KEYS[1], 'state', 'epoch')
 if not found[1] then return {'unknown_session'} end
 if found[1] == '3' then return {'session_closed'} end
-if found[2] ~= ARGV[1] then return {'superseded'} end
+if tonumber(found[2]) > tonumber(ARGV[1]) then return {'superseded'} end
 redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3])
 return {'ok'}
 """

@@ -1,25 +1,23 @@
-"""SessionStore: the only door to Redis. Every change of state is one script of `scripts`."""
+"""SessionStore: sessions in Redis. Every change of state is one script."""
 
-import resource
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from livevideo.v1.control_pb2 import ControlReceipt
-from livevideo.v1.log_pb2 import Full, LogEntry, ReadResponse
 from livevideo.v1.resume_pb2 import RecallResponse, SnapshotRequest
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
 from services.endings import ended
-from services.errors import StoreUnavailable
-from services.sessions import accounts, log_scripts, queue, refusals, scripts, snapshots, tenancy
-from services.sessions.connection import Connection, RedisAccess, asking
+from services.sessions import accounts, placing, queue, refusals, scripts, snapshots, tenancy
+from services.sessions.connection import RedisAccess, asking
+from services.sessions.door import Door
 from services.sessions.keys import checked, hashed, new_session_id, new_token
 from services.sessions.tenancy import Entrant
 
 _DAY_MS = 86_400_000
 # What these have changed is told to somebody, who goes on from there.
 _ACKNOWLEDGED = frozenset(
-    {queue.ADMIT, scripts.CLAIM, scripts.PUSH, tenancy.CLOSE}
+    {queue.ADMIT, placing.CLAIM, scripts.PUSH, tenancy.CLOSE}
     | {accounts.ADD, accounts.CHANGE, accounts.ROTATE, accounts.REVOKE}
 )
 
@@ -68,25 +66,26 @@ class SessionStore:
         Raises BadSetting for a URL that is none.
         """
         self.limits = limits or StoreLimits()
-        self._url = url
-        self._access = access or RedisAccess()
-        self._block_ms = round(block_s * 1000)
-        self._commands = self._connect(self.limits.command_s)
-        # A read that blocks is no failure until Redis has been silent for longer than it was told to block.
-        self._readers = self._connect(self.limits.command_s + block_s)
+        self.door = Door(
+            url,
+            access or RedisAccess(),
+            command_s=self.limits.command_s,
+            block_s=block_s,
+            connections=self.limits.connections,
+            acknowledged=_ACKNOWLEDGED,
+        )
 
     async def close(self) -> None:
-        await self._commands.close()
-        await self._readers.close()
+        await self.door.close()
 
     async def check(self) -> None:
         """Raises StoreUnavailable where Redis does not answer, or does not let us do what is needed."""
-        await self.script(scripts.CHECK, [scripts.MODELS], [])
+        await self.door.run(scripts.CHECK, [scripts.MODELS], [])
 
     async def announce(self, request: AnnounceRequest) -> None:
         """Renews a replica's lease and says what room it has. Raises ReplicaTaken."""
         name = request.model.name
-        await self.script(
+        await self.door.run(
             scripts.ANNOUNCE,
             [*scripts.placing_keys(name), scripts.model_key(name), scripts.MODELS],
             [
@@ -103,11 +102,11 @@ class SessionStore:
 
     async def models(self) -> tuple[dict[str, Model], set[str]]:
         """The models that live replicas announce, by name; and the names of all that are known."""
-        with asking(self._url):
-            names: list[Any] = await self._commands.redis.zrange(scripts.MODELS, 0, -1)
+        with asking(self.door.url):
+            names: list[Any] = await self.door.redis.zrange(scripts.MODELS, 0, -1)
             known = {_text(name) for name in names}
             announced = (
-                await self._commands.redis.mget([scripts.model_key(name) for name in known]) if known else []
+                await self.door.redis.mget([scripts.model_key(name) for name in known]) if known else []
             )
         models = [Model.FromString(cast(bytes, model)) for model in announced if model]
         return {model.name: model for model in models}, known
@@ -123,7 +122,7 @@ class SessionStore:
         session.session_id = session_id or new_session_id(record.model.name)
         image, session.image = session.image, b""
         token = new_token() if entrant.key_id else ""
-        replica, address = await self.script(
+        replica, address = await self.door.run(
             queue.ADMIT,
             [*scripts.keys(session.session_id), *tenancy.keys(entrant.tenant, record.model.name)],
             [
@@ -145,7 +144,7 @@ class SessionStore:
 
     async def find(self, session_id: str) -> Session:
         """The session as it is now."""
-        return _session(*await self._placed(scripts.FIND, session_id, [session_id]))
+        return _session(*await self._placed(placing.FIND, session_id, [session_id]))
 
     async def place(
         self, session_id: str, *, lost_epoch: int = 0, without: str = "", is_planned: bool = False
@@ -157,15 +156,15 @@ class SessionStore:
         planned = "1" if is_planned else ""
         keep_ms = _ms(self.limits.waiting_seat_s)
         arguments = [session_id, lost_epoch, without, planned, keep_ms]
-        return _session(*await self._placed(scripts.PLACE, session_id, arguments))
+        return _session(*await self._placed(placing.PLACE, session_id, arguments))
 
     async def claim(self, session_id: str, replica: str, after_epoch: int | None = None) -> Session:
         """Takes the seat for a replica: a new epoch. Raises SeatTaken while one is alive, EngineFull.
 
-        after_epoch: raises Superseded where the session was claimed since; see scripts.CLAIM.
+        after_epoch: raises Superseded where the session was claimed since; see placing.CLAIM.
         """
         *found, image, seq = await self._placed(
-            scripts.CLAIM,
+            placing.CLAIM,
             session_id,
             [
                 session_id,
@@ -183,7 +182,7 @@ class SessionStore:
     async def renew(self, session_id: str, epoch: int) -> None:
         """Keeps a live seat alive. Raises Superseded, SessionClosed, UnknownSession."""
         await self._placed(
-            scripts.RENEW,
+            placing.RENEW,
             session_id,
             [session_id, epoch, _ms(self.limits.live_seat_s), _ms(self.limits.idle_s)],
         )
@@ -191,7 +190,7 @@ class SessionStore:
     async def release(self, session_id: str, epoch: int, keep_s: float | None = None) -> None:
         """Gives up the seat, if it is still held in this epoch; it is kept for the viewer: `away_seat_s`."""
         kept_s = self.limits.away_seat_s if keep_s is None else keep_s
-        await self._placed(scripts.RELEASE, session_id, [session_id, epoch, _ms(kept_s)])
+        await self._placed(placing.RELEASE, session_id, [session_id, epoch, _ms(kept_s)])
 
     async def end(self, session_id: str, tenant: str = "default", why: str = "closed") -> None:
         """Closes a session, which ends its streams everywhere. Closing it twice is no error."""
@@ -227,44 +226,6 @@ class SessionStore:
             [epoch, receipt.SerializeToString(), self.limits.controls_kept, _ms(self.limits.idle_s)],
         )
 
-    async def log(self, entry: LogEntry, *, kept_s: float, tenant_bytes: int) -> tuple[bool, list[str]]:
-        """Adds to a session's log. Whether there was room, and whose logs were dropped to make some.
-
-        Raises UnknownSession.
-        """
-        outcome, *dropped = await self.script(
-            log_scripts.APPEND,
-            log_scripts.keys(checked(entry.session_id), entry.tenant),
-            [
-                entry.session_id,
-                entry.SerializeToString(),
-                _ms(kept_s),
-                tenant_bytes,
-                log_scripts.log_key_pattern(),
-            ],
-            about=f"session {entry.session_id}",
-        )
-        return outcome == b"kept", [_text(session_id) for session_id in dropped]
-
-    async def read_log(self, session_id: str) -> AsyncIterator[ReadResponse]:
-        """The session as it was opened, then its log. Raises UnknownSession where there is none."""
-        after, most = "-", 64
-        while True:
-            newest, *entries = await self._of(log_scripts.READ, session_id, ["log"], [after, most])
-            for words in entries:
-                fields = dict(zip(words[::2], words[1::2], strict=True))
-                if b"record" in fields:
-                    session = Session.FromString(fields[b"record"])
-                    session.image = fields[b"image"]
-                    yield ReadResponse(session=session)
-                if b"entry" in fields:
-                    yield ReadResponse(entry=LogEntry.FromString(fields[b"entry"]))
-                if b"full" in fields:
-                    yield ReadResponse(full=Full())
-            if len(entries) < most:
-                return
-            after = f"({_text(newest)}"
-
     async def keep(self, snapshot: SnapshotRequest) -> None:
         """Keeps a snapshot instead of the one before, as long as the session. Raises Superseded."""
         await self._of(
@@ -279,8 +240,8 @@ class SessionStore:
         parts = [
             scripts.session_key(checked(session_id), part) for part in ("snapshot", "controls", "receipts")
         ]
-        with asking(self._url):
-            return await snapshots.recalled(self._commands.redis, *parts)
+        with asking(self.door.url):
+            return await snapshots.recalled(self.door.redis, *parts)
 
     async def read_controls(
         self, session_id: str, epoch: int, after: bytes
@@ -289,7 +250,7 @@ class SessionStore:
 
         Raises Superseded when a newer epoch has claimed the session, SessionClosed when it has ended.
         """
-        after, entries = await self.read(scripts.session_key(session_id, "controls"), after)
+        after, entries = await self.door.read(scripts.session_key(session_id, "controls"), after)
         controls = []
         for fields in entries:
             if b"closed" in fields:
@@ -302,64 +263,21 @@ class SessionStore:
 
     async def read_receipts(self, session_id: str, after: bytes) -> tuple[bytes, list[ControlReceipt]]:
         """Obeyed receipts after an entry as soon as there are any, and the last entry. Or SessionClosed."""
-        after, entries = await self.read(scripts.session_key(session_id, "receipts"), after)
+        after, entries = await self.door.read(scripts.session_key(session_id, "receipts"), after)
         for fields in entries:
             if b"closed" in fields:
                 raise ended(f"session {session_id}", fields[b"closed"].decode())
         return after, [ControlReceipt.FromString(each[b"receipt"]) for each in entries if b"receipt" in each]
 
-    async def read(self, stream: str, after: bytes) -> tuple[bytes, list[dict[bytes, bytes]]]:
-        """Entries of a stream after one of them, as soon as there are any, and the last of them."""
-        with asking(self._url):
-            found: Any = await self._readers.redis.xread({stream: after}, count=256, block=self._block_ms)
-        entries = found[0][1] if found else []
-        return (entries[-1][0] if entries else after), [fields for _, fields in entries]
-
     async def _placed(
         self, script: str, session_id: str, arguments: list[Any], more_keys: Sequence[str] = ()
     ) -> list[Any]:
         keys = [*scripts.keys(checked(session_id)), *more_keys]
-        return await self.script(script, keys, arguments, about=f"session {session_id}")
+        return await self.door.run(script, keys, arguments, about=f"session {session_id}")
 
     async def _of(self, script: str, session_id: str, parts: list[str], arguments: list[Any]) -> list[Any]:
         keys = [scripts.session_key(checked(session_id), part) for part in parts]
-        return await self.script(script, keys, arguments, about=f"session {session_id}")
-
-    async def script(
-        self, script: str, keys: list[str], arguments: list[Any], *, about: str = ""
-    ) -> list[Any]:
-        copies = self._access.redis_copies if script in _ACKNOWLEDGED else 0
-        with asking(self._url):
-            if copies:
-                status, *found = await self._copied(script, keys, arguments, copies)
-            else:
-                status, *found = await self._commands.redis.register_script(script)(keys, arguments)
-        if status not in (b"ok", b"old_seq"):
-            raise refusals.refusal(status.decode(), about, found)
-        return found
-
-    async def _copied(self, script: str, keys: list[str], arguments: list[Any], copies: int) -> list[Any]:
-        """What the script answers, once so many replicas have it too."""
-        asked: Any = self._commands.redis.pipeline(transaction=False)
-        asked.eval(script, len(keys), *keys, *arguments)
-        asked.execute_command("WAIT", copies, _ms(self.limits.command_s / 2))
-        answer, copied = await asked.execute()
-        if copied < copies and answer[0] == b"ok":
-            raise StoreUnavailable(
-                f"{copied} replicas of Redis have it in time, and {copies} must; try again soon",
-                retry_after_s=1.0,
-            )
-        found: list[Any] = answer
-        return found
-
-    def _connect(self, answer_s: float) -> Connection:
-        return Connection(
-            self._url,
-            self._access,
-            answer_s=answer_s,
-            connect_s=self.limits.command_s,
-            connections=_affordable(self.limits.connections),
-        )
+        return await self.door.run(script, keys, arguments, about=f"session {session_id}")
 
 
 def _session(record: bytes, state: bytes, epoch: bytes, replica: bytes, address: bytes) -> Session:
@@ -368,12 +286,6 @@ def _session(record: bytes, state: bytes, epoch: bytes, replica: bytes, address:
     session.epoch = int(epoch)
     session.replica, session.replica_address = replica.decode(), address.decode()
     return session
-
-
-def _affordable(connections: int) -> int:
-    """So many, or fewer: two pools leave everything else at least half of the files that may be open."""
-    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return connections if open_files == resource.RLIM_INFINITY else max(1, min(connections, open_files // 4))
 
 
 def _text(stored: bytes | str) -> str:

@@ -128,7 +128,7 @@ local found = redis.call('HMGET', session, 'state', 'epoch', 'key_id', 'metered_
   'notice', 'ended', 'ended_ms', 'tenant')
 local state, key_id, is_first, seq, told = found[1], found[3], found[4] ~= epoch, found[5], found[7]
 if not state then return {'unknown_session'} end
-if found[2] ~= epoch then return {'superseded'} end
+if is_superseded(epoch, found[2]) then return {'superseded'} end
 if not key_id then return {'ok'} end
 
 if is_first and not redis.call('ZSCORE', open, id) then

@@ -180,7 +180,7 @@ class TenantStore:
     async def notices(self, session_id: str, after: bytes) -> AsyncGenerator[Notice, None]:
         """Notices behind an entry of the receipts, as they come. Raises SessionClosed, which says why."""
         while True:
-            after, entries = await self._store.read(scripts.session_key(session_id, "receipts"), after)
+            after, entries = await self._store.door.read(scripts.session_key(session_id, "receipts"), after)
             for fields in entries:
                 if b"closed" in fields:
                     raise ended(f"session {session_id}", fields[b"closed"].decode())
@@ -191,11 +191,11 @@ class TenantStore:
         self, script: str, name: str, *arguments: Any, more_keys: list[str] | None = None
     ) -> Any:
         script_keys = [*accounts.keys(name), *(more_keys or [])]
-        return await self._store.script(script, script_keys, [name, *arguments], about=f"tenant {name}")
+        return await self._store.door.run(script, script_keys, [name, *arguments], about=f"tenant {name}")
 
     async def _placed(self, script: str, session_id: str, tenant: str, arguments: list[Any]) -> Any:
         script_keys = [*scripts.keys(session_id), *tenancy.keys(tenant, scripts.model_of(session_id))]
-        return await self._store.script(script, script_keys, arguments, about=f"session {session_id}")
+        return await self._store.door.run(script, script_keys, arguments, about=f"session {session_id}")
 
 
 def _stored(quotas: Quotas) -> list[str]:

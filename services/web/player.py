@@ -3,24 +3,27 @@
 import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Any
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from aiohttp import WSMsgType, web
 
 from livevideo.v1.control_pb2 import ControlReceipt, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
-from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchStart
+from livevideo.v1.frame_pb2 import Frame, FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, NoticesRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from loadtests.comeback import Silence, Viewer
 from services import telemetry
 from services.app import until_one_ends
 from services.credentials import Metadata, bearer
 from services.errors import BadRequest, PeerUnavailable, ServiceError, StoreUnavailable, refusal_in
 from services.web.steering import RETRY_S, Steering
+
+if TYPE_CHECKING:
+    from livevideo.v1.frame_pb2_grpc import FrameServiceAsyncStub
 
 FORMATS = {"h264": FrameFormat.FRAME_FORMAT_H264, "jpeg": FrameFormat.FRAME_FORMAT_JPEG}
 # is_key, three bytes to align, index, control_seq, control to frame in milliseconds; little-endian.
@@ -46,11 +49,11 @@ class PagePlayer:
         self.socket = socket
         self._api_key = api_key
         self._sessions = SessionServiceStub(sessions)
-        self._frames = FrameServiceStub(frames)
+        self._frames: FrameServiceAsyncStub = FrameServiceStub(frames)
         self._steering = Steering(
             ControlServiceStub(control), heard=self._tell_receipt, unheard=self._tell_unheard, waiting=WAITING
         )
-        self._shown: asyncio.Queue[int] = asyncio.Queue(WAITING)
+        self._viewer: Viewer | None = None  # once there is a session
 
     async def play(self) -> None:
         """Until the page closes, or the session ends; why it ended is told to the page."""
@@ -68,10 +71,11 @@ class PagePlayer:
     async def _dream(self, picture_format: str) -> None:
         session = await self._opened()
         credentials = bearer(session.token)
+        self._viewer = Viewer([self._frames], session, FORMATS[picture_format], waiting=WAITING)
         try:
             await self._tell("world", **_world(session, picture_format))
             await until_one_ends(
-                self._watch(session, picture_format, credentials),
+                self._watch(self._viewer),
                 self._steering.run(session.session_id, credentials),
                 self._bring_notices(session.session_id, credentials),
             )
@@ -134,23 +138,19 @@ class PagePlayer:
         match said:
             case {"type": "keys", "seq": seq, "down": [*down]} if _is_number(seq) and seq > 0:
                 self._steering.press(seq, _keys(down))
-            case {"type": "shown", "index": index} if _is_number(index):
-                self._shown.put_nowait(index)
+            case {"type": "shown", "index": index} if self._viewer and _is_number(index):
+                self._viewer.show(index)
             case _:
                 raise BadRequest("message", "only keys and shown are understood after start")
 
-    async def _watch(self, session: Session, picture_format: str, credentials: Metadata) -> None:
-        async def requests() -> AsyncIterator[WatchRequest]:
-            start = WatchStart(session_id=session.session_id, format=FORMATS[picture_format])
-            yield WatchRequest(start=start)
-            while True:
-                yield WatchRequest(shown=Shown(frame_index=await self._shown.get()))
-
-        async for response in self._frames.Watch(requests(), metadata=credentials):
-            if response.WhichOneof("said") == "frame":
-                frame = response.frame
-                frame.control_seq = self._steering.page_seq(frame.control_seq)
-                await self.socket.send_bytes(_packed(frame))
+    async def _watch(self, viewer: Viewer) -> None:
+        try:
+            async with aclosing(viewer.frames()) as frames:
+                async for frame in frames:
+                    frame.control_seq = self._steering.page_seq(frame.control_seq)
+                    await self.socket.send_bytes(_packed(frame))
+        except Silence as silence:
+            raise PeerUnavailable("no frame comes any more; begin another session") from silence
         await asyncio.sleep(SAID_S)  # the last notice says why there are no more
 
     async def _tell_receipt(self, receipt: ControlReceipt) -> None:

@@ -130,5 +130,5 @@ def _check_origin(request: web.Request) -> None:
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2] != request.host:
         raise web.HTTPForbidden(
-            text=f"a page from {origin[:200]} asked to play at {request.host}; open http://{request.host}/"
+            text=f"a page from {origin[:200]} asked to play at {request.host}; open {request.scheme}://{request.host}/"
         )

@@ -21,6 +21,7 @@ from services import errors
 from services.engine.logbook import Logbook
 from services.engine.recorded import RecordedWorld
 from services.sessions import log_scripts
+from services.sessions.logs import LogLimits, LogStore
 from services.sessions.service import SessionService, Settings
 from services.sessions.store import SessionStore
 from tests.services.conftest import Dial, Serve
@@ -48,14 +49,14 @@ async def opened(patient: SessionStore, announcement: AnnounceRequest, road: Mod
 
 
 async def kept(store: SessionStore, session_id: str) -> list[ReadResponse]:
-    return [part async for part in store.read_log(session_id)]
+    return [part async for part in LogStore(store).read(session_id)]
 
 
 async def test_a_log_brings_back_the_session_as_it_was_opened_and_every_entry(
     patient: SessionStore, opened: list[str]
 ) -> None:
     for number in range(150):
-        assert await patient.log(entry(opened[0], number), kept_s=60, tenant_bytes=1 << 20) == (True, [])
+        assert await LogStore(patient).append(entry(opened[0], number), LogLimits(60, 1 << 20)) == (True, [])
     await patient.end(opened[0])
     session, *others = await kept(patient, opened[0])
     assert (session.session.seed, session.session.image, session.session.prompt) == (7, b"a picture", "snow")
@@ -65,7 +66,7 @@ async def test_a_log_brings_back_the_session_as_it_was_opened_and_every_entry(
 async def test_a_log_of_nobody_is_refused(patient: SessionStore) -> None:
     for session_id in ("road-" + 32 * "0", "../" + 32 * "0"):
         with pytest.raises(errors.UnknownSession):
-            await patient.log(entry(session_id), kept_s=60, tenant_bytes=1 << 20)
+            await LogStore(patient).append(entry(session_id), LogLimits(60, 1 << 20))
         with pytest.raises(errors.UnknownSession):
             await kept(patient, session_id)
 
@@ -75,12 +76,15 @@ async def test_a_tenant_who_is_full_loses_the_oldest_log_of_a_session_that_is_ov
 ) -> None:
     first, second, third = opened
     for session_id in (first, second):
-        assert await patient.log(entry(session_id, size=4000), kept_s=600, tenant_bytes=10_000) == (True, [])
+        assert await LogStore(patient).append(entry(session_id, size=4000), LogLimits(600, 10_000)) == (
+            True,
+            [],
+        )
     redis = Redis.from_url(valkey_url)
     times = log_scripts.keys(first, "default")[2]
     for session_id, ago_ms in ((first, 180_000), (second, 120_000)):
         await redis.zincrby(times, -ago_ms, session_id)
-    assert await patient.log(entry(third, size=4000), kept_s=600, tenant_bytes=10_000) == (True, [first])
+    assert await LogStore(patient).append(entry(third, size=4000), LogLimits(600, 10_000)) == (True, [first])
     with pytest.raises(errors.UnknownSession):
         await kept(patient, first)
     assert len(await kept(patient, second)) == 2
@@ -92,7 +96,7 @@ async def test_a_log_that_finds_no_room_ends_and_says_so_and_one_that_is_played_
 ) -> None:
     first, second, _ = opened
     for session_id, is_kept in ((first, True), (second, False), (second, False)):
-        assert await patient.log(entry(session_id, size=6000), kept_s=600, tenant_bytes=10_000) == (
+        assert await LogStore(patient).append(entry(session_id, size=6000), LogLimits(600, 10_000)) == (
             is_kept,
             [],
         )
@@ -105,18 +109,18 @@ async def test_the_room_of_one_tenant_is_not_that_of_another(
 ) -> None:
     for session_id, tenant in zip(opened, ("a", "b", "c"), strict=True):
         log = entry(session_id, tenant=tenant, size=6000)
-        assert await patient.log(log, kept_s=600, tenant_bytes=10_000) == (True, [])
+        assert await LogStore(patient).append(log, LogLimits(600, 10_000)) == (True, [])
 
 
 async def test_logs_that_have_expired_take_no_room(
     patient: SessionStore, opened: list[str], valkey_url: str
 ) -> None:
     first, second, _ = opened
-    await patient.log(entry(first, size=6000), kept_s=600, tenant_bytes=10_000)
+    await LogStore(patient).append(entry(first, size=6000), LogLimits(600, 10_000))
     redis = Redis.from_url(valkey_url)
     times, sizes = log_scripts.keys(first, "default")[2:]
     await redis.zincrby(times, -601_000, first)
-    assert await patient.log(entry(second, size=6000), kept_s=600, tenant_bytes=10_000) == (True, [])
+    assert await LogStore(patient).append(entry(second, size=6000), LogLimits(600, 10_000)) == (True, [])
     assert set(await redis.hgetall(sizes)) == {b"total", second.encode()}
     assert await redis.hget(sizes, "total") == await redis.hget(sizes, second)
     for key in log_scripts.keys(second, "default")[1:]:

@@ -81,6 +81,16 @@ async def test_of_two_that_go_on_with_one_session_one_is_refused(patient: Sessio
         await patient.renew(played, 1)
 
 
+async def test_an_epoch_that_redis_has_lost_is_believed(patient: SessionStore, played: str) -> None:
+    """As after a failover to a replica that had not heard of the last claims."""
+    await patient.renew(played, 3)
+    assert (await patient.find(played)).epoch == 3
+    await patient.place(played, lost_epoch=4, without="a")
+    assert (await patient.claim(played, "b", after_epoch=4)).epoch == 5
+    with pytest.raises(errors.Superseded):
+        await patient.renew(played, 3)
+
+
 async def test_where_there_is_no_other_engine_the_one_that_failed_is_tried_again(
     patient: SessionStore, road: Model
 ) -> None:

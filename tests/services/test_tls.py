@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -217,9 +218,12 @@ def test_half_of_an_exchange_is_not_taken(ours: Authority) -> None:
     [
         ({"tls_cert_file": "a.pem"}, "belong together"),
         ({"tls_public_key_file": "a.pem"}, "TLS_PUBLIC_CERT_FILE"),
+        ({"tls_callers": "decoder"}, "nobody has a name"),
     ],
 )
-def test_half_of_a_pair_is_refused(settings: dict[str, str], sentence: str) -> None:
+def test_settings_that_promise_what_they_cannot_keep_are_refused(
+    settings: dict[str, str], sentence: str
+) -> None:
     with pytest.raises(BadSetting, match=sentence):
         Tls(**settings)
 
@@ -268,6 +272,10 @@ async def test_metrics_are_told_by_tls_to_whoever_believes_us(ours: Authority) -
         with urlopen(f"{scheme}://127.0.0.1:{port}/healthz", timeout=20, context=context) as answer:
             return str(answer.read().decode())
 
+    ours.issue("engine")  # is taken without a restart, by callers by address too
+    serial = await asyncio.to_thread(_serial_shown, port, ours)
+    ours.issue("engine")
+    assert await asyncio.to_thread(_serial_shown, port, ours) != serial
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
     assert await asyncio.to_thread(page, "https") == "alive\n"
     for scheme in ("http", "https"):
@@ -277,3 +285,12 @@ async def test_metrics_are_told_by_tls_to_whoever_believes_us(ours: Authority) -
             await asyncio.to_thread(page, scheme)
     for _, writer in silent:
         writer.close()
+
+
+def _serial_shown(port: int, ours: Authority) -> object:
+    believing = ssl.create_default_context(cafile=ours.file)
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S) as plain,
+        believing.wrap_socket(plain, server_hostname="127.0.0.1") as shown,
+    ):
+        return (shown.getpeercert() or {})["serialNumber"]

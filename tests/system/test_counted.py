@@ -22,7 +22,7 @@ FRAMES = 81
 def tenants(fleet: Fleet) -> TenantStore:
     service = fleet._hosts["sessions"]._service
     assert isinstance(service, SessionService)
-    return service._tenants
+    return service._there().tenants
 
 
 async def used(tenants: TenantStore) -> int:
