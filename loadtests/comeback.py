@@ -17,6 +17,7 @@ from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import Session
 from services.credentials import bearer
+from services.errors import SessionClosed, from_status
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
@@ -116,6 +117,8 @@ class Viewer:
             except TimeoutError:
                 await self.comebacks.again(Silence("no frame came"))
             except grpc.aio.AioRpcError as error:
+                if isinstance(from_status(error), SessionClosed):
+                    return
                 await self.comebacks.again(error)
             finally:
                 call.cancel()

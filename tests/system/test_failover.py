@@ -1,116 +1,22 @@
 """A session outlives its engine, its decoder and both: real services on ports of their own are struck."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
-import grpc
 import numpy as np
 import pytest
 
-from aapt.checkpoint import Model
 from livevideo.v1.control_pb2 import ControlEvent, Keys
-from livevideo.v1.control_pb2_grpc import ControlServiceStub
-from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8
-from livevideo.v1.frame_pb2_grpc import FrameServiceStub
-from livevideo.v1.session_pb2 import GetRequest, ListModelsRequest, OpenRequest, Session
-from livevideo.v1.session_pb2_grpc import SessionServiceStub
-from loadtests.comeback import Sender, Viewer
-from services import app
-from services.control.service import ControlService
-from services.control.service import Settings as ControlSettings
-from services.decoder.service import DecoderService
-from services.decoder.service import Settings as DecoderSettings
-from services.engine.model import described
-from services.engine.service import EngineService
-from services.engine.service import Settings as EngineSettings
-from services.engine.world import on_one_device
-from services.sessions.service import SessionService
-from tests.aapt.players import restless
-
-if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+from livevideo.v1.session_pb2 import OpenRequest, Session
+from loadtests.comeback import Viewer
+from tests.system.fleet import Fleet
 
 DEADLINE_S = 60.0
 SEED = 5
 FRAMES = 64
 STRUCK_AT = 14  # frames; all of its latents are seen by the next: the window is 4
 CLOSE_DB = 45.0
-
-
-class Fleet:
-    """Two engines and two decoders, *sessions* and *control*; whoever is struck is gone without a word."""
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._hosts: dict[str, app.Host] = {}
-        self._channels: dict[str, grpc.aio.Channel] = {}
-
-    async def start(self) -> None:
-        sessions = await self._host("sessions", SessionService())
-        await self._host("control", ControlService(ControlSettings(sessions_address=sessions)))
-        for number in (1, 2):
-            engine = EngineService(
-                on_one_device(self._model, 2),
-                described(self._model.preset),
-                EngineSettings(sessions_address=sessions, replica=f"engine-{number}", snapshot_period_s=0.3),
-            )
-            engine.reached_at(await self._host(f"engine-{number}", engine))
-            decoder = DecoderService(self._model.vae, DecoderSettings(sessions_address=sessions))
-            await self._host(f"decoder-{number}", decoder)
-        async with asyncio.timeout(DEADLINE_S):
-            while not (await self.sessions.ListModels(ListModelsRequest())).models:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-
-    async def stop(self) -> None:
-        for channel in self._channels.values():
-            await channel.close()
-        for name in reversed(self._hosts):
-            await self.leave(name, grace_s=0.1)
-
-    async def strike(self, name: str) -> None:
-        """As SIGKILL would, as far as the others can see."""
-        for port in self._hosts[name]._ports:
-            await port.server.stop(0)
-
-    async def leave(self, name: str, grace_s: float = 1.0) -> None:
-        """As after SIGTERM."""
-        await self._hosts[name].stop(grace_s)
-
-    @property
-    def sessions(self) -> "SessionServiceAsyncStub":
-        return SessionServiceStub(self._channels["sessions"])
-
-    async def playing(self, session: Session) -> str:
-        """The name of the engine that plays it."""
-        return (await self.sessions.Get(GetRequest(session_id=session.session_id))).replica
-
-    def viewer(self, session: Session) -> Viewer:
-        decoders = [FrameServiceStub(self._channels[f"decoder-{number}"]) for number in (1, 2)]
-        return Viewer(decoders, session, FRAME_FORMAT_RGB8)
-
-    def sender(self, session: Session) -> Sender:
-        return Sender([ControlServiceStub(self._channels["control"])], session)
-
-    async def _host(self, name: str, service: app.Service) -> str:
-        self._hosts[name] = app.Host(service)
-        address = await self._hosts[name].start()
-        self._channels[name] = app.open_channel(address)
-        return address
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return restless()
-
-
-@pytest.fixture
-async def fleet(model: Model) -> AsyncIterator[Fleet]:
-    started = Fleet(model)
-    await started.start()
-    yield started
-    await started.stop()
 
 
 async def played(
