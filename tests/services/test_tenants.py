@@ -369,7 +369,7 @@ async def test_no_secret_is_logged_stored_or_repeated_in_a_refusal(
             refused(opened(session_stub, secret, OpenRequest(model="x"))),
         ]
         said += [repr(each) + str(each.facts) for each in await asyncio.gather(*wrong)]
-        follow = await following(session_stub, session.session_id, 9)
+        follow = await following(session_stub, "road-" + "0" * 32, 9)
         said.append(str(await refused(follow.read())))
     await admin_stub.Revoke(RevokeRequest(name="acme"))
     said += [str(await refused(opened(session_stub, secret))) for secret in secrets]
