@@ -130,10 +130,15 @@ class Player:
         picture_format: str = "jpeg",
         movie: Movie | None = None,
         on_frame: Callable[[Measurements], None] = lambda _: None,
+        waits: bool = False,
     ) -> Report:
-        """Play for `seconds` after the first frame, and report. Raises AioRpcError where it is refused."""
+        """Play for `seconds` after the first frame, and report. Raises AioRpcError where it is refused.
+
+        `waits`: in the queue, where there is no seat.
+        """
         opened_at_s = time.monotonic()
-        session = await self._open(wanted or OpenRequest())
+        request = wanted or OpenRequest()
+        session = await (self._wait(request) if waits else self._open(request))
         measured = Measurements(1 / session.model.frames_per_second, opened_at_s)
         viewer = Viewer(self._decoders, session, FORMATS[picture_format])
         sender = Sender(self._controls, session)
@@ -186,6 +191,14 @@ class Player:
                     raise
                 await asyncio.sleep(0.1)
 
+    async def _wait(self, wanted: OpenRequest) -> Session:
+        async for said in self._sessions.Wait(wanted, metadata=bearer(self._api_key)):
+            if said.HasField("session"):
+                return said.session
+            wait = f", for about {said.place.expected_wait_s:.0f} s" if said.place.expected_wait_s else ""
+            print(f"number {said.place.position} in the queue{wait}", file=sys.stderr)
+        raise ValueError("the queue has ended without a seat")
+
     async def _press(self, session: Session, driver: Driver, sender: Sender, measured: Measurements) -> None:
         async def press() -> None:
             seq = 0
@@ -234,6 +247,7 @@ async def _play(options: argparse.Namespace) -> Report:
                 picture_format=options.format,
                 movie=movie,
                 on_frame=lambda measured: _advance(progress),
+                waits=options.wait,
             )
         finally:
             if movie is not None:
@@ -258,6 +272,7 @@ def main() -> int:
     parser.add_argument("--image", type=Path, help="first picture, PNG or JPEG of the model's size")
     parser.add_argument("--prompt", default="")
     parser.add_argument("--seed", type=int, default=0, help="0: the service chooses")
+    parser.add_argument("--wait", action="store_true", help="in the queue, where there is no seat")
     parser.add_argument("--save", type=Path, help="write what was seen, as .mp4 or .webp")
     parser.add_argument("--json", action="store_true", help="no progress bar; one line of JSON, last")
     options = parser.parse_args()

@@ -66,6 +66,7 @@ class Settings:
     lease_s: float = 30.0  # a session keeps its seat, and counts as its tenant's, this long unwatched
     snapshot_bytes: int = 16 << 20  # the most that a session's snapshot may weigh
     notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
+    asks_for_keys: bool = False  # even where there is no tenant yet; else everybody is let in then
     admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
     admin_key_file: str = ""  # what is in it is asked of whoever administers; needed beyond this machine
     tls: Tls = field(default_factory=Tls)
@@ -146,7 +147,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             access=self._settings.redis,
         )
         tenants = TenantStore(store)
-        self._opened = Opened(store, tenants, Access(tenants))
+        access = Access(tenants, asks_for_keys=self._settings.asks_for_keys)
+        self._opened = Opened(store, tenants, access)
         self._looking = asyncio.create_task(self._look_after_redis(store))
         if self._settings.admin_address:
             await self._start_admin(tenants)

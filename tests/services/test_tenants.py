@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 import pytest
 from PIL import Image
+from redis.asyncio import Redis
 
 from livevideo.v1.admin_pb2 import (
     AddTenantRequest,
@@ -19,9 +20,11 @@ from livevideo.v1.admin_pb2 import (
     RevokeRequest,
     RotateKeyRequest,
 )
+from livevideo.v1.admin_pb2_grpc import AdminServiceStub
 from livevideo.v1.control_pb2 import ControlEvent
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
+    ClaimRequest,
     CloseRequest,
     GetRequest,
     ListModelsRequest,
@@ -278,6 +281,15 @@ async def test_a_redis_that_has_lost_everything_does_not_open_the_doors(
     assert isinstance(await refused(session_stub.Open(OpenRequest())), errors.Unauthenticated)
 
 
+async def test_a_deployment_may_ask_for_keys_before_there_is_a_tenant(
+    valkey_url: str, serve: Any, dial: Any, announcement: AnnounceRequest
+) -> None:
+    settings = sessions.Settings(redis_url=valkey_url, asks_for_keys=True)
+    stub = Sessions(dial(await serve(sessions.SessionService(settings))))
+    await stub.Announce(announcement)
+    assert isinstance(await refused(stub.Open(OpenRequest())), errors.Unauthenticated)
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
@@ -319,8 +331,6 @@ async def test_tenants_are_added_once_and_known_by_name(admin_stub: Admin) -> No
 async def test_the_admin_service_asks_for_its_key_and_is_not_opened_to_others_without(
     valkey_url: str, serve: Any, dial: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from livevideo.v1.admin_pb2_grpc import AdminServiceStub
-
     with pytest.raises(errors.BadSetting, match="ADMIN_KEY_FILE"):
         await serve(
             sessions.SessionService(sessions.Settings(redis_url=valkey_url, admin_address="0.0.0.0:0"))
@@ -365,8 +375,6 @@ async def test_no_secret_is_logged_stored_or_repeated_in_a_refusal(
     said += [str(await refused(opened(session_stub, secret))) for secret in secrets]
     said += [record.getMessage() + str(record.__dict__) for record in caplog.records]
     assert any("session opened" in each for each in said)
-    from redis.asyncio import Redis
-
     async with Redis.from_url(valkey_url) as redis:
         for name in await redis.keys("*"):
             said += [str(name), str(await redis.dump(name))]
@@ -377,9 +385,6 @@ async def test_no_secret_is_logged_stored_or_repeated_in_a_refusal(
 async def test_an_instance_that_ends_a_revoked_session_midway_leaves_none_behind(
     session_stub: Sessions, admin_stub: Admin, acme: NewKey, valkey_url: str
 ) -> None:
-    from redis.asyncio import Redis
-
-    from livevideo.v1.session_pb2 import ClaimRequest
 
     session = await opened(session_stub, acme.key)
     await session_stub.Claim(ClaimRequest(session_id=session.session_id, replica="engine-1"))
