@@ -143,7 +143,8 @@ def open_channel(address: str, tls: Tls | None = None) -> Channel:
             ("grpc.max_receive_message_length", ports.MAX_WINDOW_BYTES),
             ("grpc.max_send_message_length", ports.MAX_WINDOW_BYTES),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # Despite its name the time that making a connection may take: on a busy machine TLS needs some.
+            ("grpc.min_reconnect_backoff_ms", 2000),
             ("grpc.max_reconnect_backoff_ms", 1000),
             *named,
             *ports.PING,

@@ -168,7 +168,7 @@ async def test_a_server_whose_certificate_expired_is_not_believed_until_it_has_a
         assert await sent(host.address, player) == 7
 
 
-async def test_certificates_and_authority_are_exchanged_under_load_and_no_call_fails(
+async def test_certificates_are_exchanged_under_load_and_no_call_fails(
     ours: Authority,
 ) -> None:
     """Open calls go on with what they began with, new ones take what is there; on one channel."""
