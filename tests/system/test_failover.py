@@ -1,6 +1,8 @@
 """A session outlives its engine, its decoder and both: real services on ports of their own are struck."""
 
 import asyncio
+import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -8,8 +10,10 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 import pytest
+from torch import Tensor
 
 from aapt.checkpoint import Model
+from aapt.rollout import Rollout
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8
@@ -26,7 +30,9 @@ from services.engine.model import described
 from services.engine.service import EngineService
 from services.engine.service import Settings as EngineSettings
 from services.engine.world import on_one_device
+from services.sessions.embedded import EmbeddedValkey
 from services.sessions.service import SessionService
+from services.sessions.service import Settings as SessionsSettings
 from tests.aapt.players import restless
 
 if TYPE_CHECKING:
@@ -46,16 +52,23 @@ class Fleet:
         self._model = model
         self._hosts: dict[str, app.Host] = {}
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self.worlds: dict[str, Rollout] = {}
+        self.engines: list[EngineService] = []
 
     async def start(self) -> None:
-        sessions = await self._host("sessions", SessionService())
+        self.store = EmbeddedValkey()
+        await self.store.start()
+        settings = SessionsSettings(redis_url=self.store.url)
+        sessions = await self._host("sessions", SessionService(settings))
         await self._host("control", ControlService(ControlSettings(sessions_address=sessions)))
         for number in (1, 2):
+            self.worlds[f"engine-{number}"] = world = on_one_device(self._model, 2)
             engine = EngineService(
-                on_one_device(self._model, 2),
+                world,
                 described(self._model.preset),
                 EngineSettings(sessions_address=sessions, replica=f"engine-{number}", snapshot_period_s=0.3),
             )
+            self.engines.append(engine)
             engine.reached_at(await self._host(f"engine-{number}", engine))
             decoder = DecoderService(self._model.vae, DecoderSettings(sessions_address=sessions))
             await self._host(f"decoder-{number}", decoder)
@@ -68,6 +81,7 @@ class Fleet:
             await channel.close()
         for name in reversed(self._hosts):
             await self.leave(name, grace_s=0.1)
+        await self.store.stop()
 
     async def strike(self, name: str) -> None:
         """As SIGKILL would, as far as the others can see."""
@@ -157,6 +171,75 @@ async def test_a_session_goes_on_as_if_nothing_had_happened_whatever_dies_or_lea
     seen, viewer = await played(fleet, strike)
     assert psnr_db(seen, expected) > CLOSE_DB
     assert viewer.comebacks.count == ("decoder" in struck)
+
+
+async def test_an_engine_whose_step_does_not_end_is_left_and_offers_nothing(fleet: Fleet) -> None:
+    let_go = threading.Event()
+
+    async def hang(session: Session) -> None:
+        world = fleet.worlds[await fleet.playing(session)]
+        world.step = lambda controls: dict[int, Tensor]() if let_go.wait() else {}  # type: ignore[method-assign]
+
+    try:
+        _, viewer = await played(fleet, hang)
+        assert viewer.comebacks.count == 0, "the decoder alone knows of it"
+        troubles = [engine.trouble() or "" for engine in fleet.engines]
+        assert sum("a step has been running for" in trouble for trouble in troubles) == 1
+    finally:
+        let_go.set()
+
+
+async def test_a_viewer_that_is_silent_loses_its_seat_to_one_that_comes_and_learns_it(fleet: Fleet) -> None:
+    session = await fleet.sessions.Open(OpenRequest(seed=SEED))
+    old, new = fleet.viewer(session), fleet.viewer(session)
+    seen = list[int]()
+
+    async def watch_and_fall_silent() -> None:
+        async with aclosing(old.frames()) as coming:
+            async for frame in coming:
+                seen.append(frame.index)
+                if frame.index < STRUCK_AT:
+                    old.show(frame.index)
+
+    async with asyncio.timeout(DEADLINE_S):
+        silent = asyncio.ensure_future(watch_and_fall_silent())
+        while not seen or seen[-1] < STRUCK_AT:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        async with aclosing(new.frames(from_frame=STRUCK_AT)) as coming:
+            frames = [await anext(coming) for _ in range(24)]
+        with pytest.raises(grpc.aio.AioRpcError) as ending:
+            await silent
+        assert ending.value.code() is grpc.StatusCode.ABORTED
+    assert [frame.index for frame in frames] == [*range(STRUCK_AT, STRUCK_AT + 24)]
+
+
+async def test_play_goes_on_while_redis_hangs_and_no_control_is_lost(fleet: Fleet) -> None:
+    session = await fleet.sessions.Open(OpenRequest(seed=SEED))
+    viewer, sender = fleet.viewer(session), fleet.sender()
+    accepted, frozen_at, thawed = set[int](), 24, 24 + 72
+    assert fleet.store._child is not None
+
+    async def hear() -> None:
+        async for receipt in sender.receipts():
+            if receipt.HasField("accepted"):
+                accepted.add(receipt.seq)
+
+    hearing = asyncio.create_task(hear())
+    async with asyncio.timeout(DEADLINE_S), aclosing(viewer.frames()) as coming:
+        async for frame in coming:
+            viewer.show(frame.index)
+            if frame.index % 12 == 0 and frame.index < thawed + 24:
+                sender.send(
+                    ControlEvent(session_id=session.session_id, seq=frame.index // 12 + 1, keys=Keys())
+                )
+            if frame.index in (frozen_at, thawed):
+                fleet.store._child.send_signal(signal.SIGSTOP if frame.index == frozen_at else signal.SIGCONT)
+            if frame.control_seq == (thawed + 24) // 12:
+                break
+    hearing.cancel()
+    assert accepted == {*range(1, (thawed + 24) // 12 + 1)}
+    assert viewer.comebacks.count == 0
+    assert sender.comebacks.count >= 1
 
 
 async def test_every_control_is_obeyed_once_and_in_order_whatever_dies(fleet: Fleet) -> None:
