@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import grpc
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from aapt.checkpoint import Model
 from aapt.rollout import Rollout
+from aapt.vae.streaming import StreamingVAE, for_serving
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8
@@ -66,7 +68,12 @@ class Fleet:
             engine = EngineService(
                 world,
                 described(self._model.preset),
-                EngineSettings(sessions_address=sessions, replica=f"engine-{number}", snapshot_period_s=0.3),
+                EngineSettings(
+                    sessions_address=sessions,
+                    replica=f"engine-{number}",
+                    snapshot_period_s=0.3,
+                    warm_up_steps=0,
+                ),
             )
             self.engines.append(engine)
             engine.reached_at(await self._host(f"engine-{number}", engine))
@@ -120,6 +127,17 @@ def model() -> Model:
     return restless()
 
 
+@pytest.fixture(scope="module")
+def expected(model: Model) -> np.ndarray:
+    """The frames of a session under which nothing is struck."""
+    rollout, codec = Rollout(model, 1), StreamingVAE(for_serving(model.vae))
+    frames = [codec.decode(rollout.open(0, None, "", SEED))]
+    still = torch.zeros(4, len(model.preset.keys))
+    while sum(map(len, frames)) < FRAMES:
+        frames.append(codec.decode(rollout.step({0: still})[0]))
+    return torch.cat(frames).flatten(1).numpy().astype(float)
+
+
 @pytest.fixture
 async def fleet(model: Model) -> AsyncIterator[Fleet]:
     started = Fleet(model)
@@ -147,9 +165,6 @@ async def played(
     raise AssertionError("the session has ended")
 
 
-async def nothing(session: Session) -> None: ...
-
-
 def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
     frames = min(len(one), len(other))
     error = np.square(one[:frames] - other[:frames]).mean()
@@ -159,10 +174,8 @@ def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
 @pytest.mark.parametrize("leaves", [False, True], ids=["dies", "leaves"])
 @pytest.mark.parametrize("struck", ["engine", "decoder-1", "engine decoder-1"])
 async def test_a_session_goes_on_as_if_nothing_had_happened_whatever_dies_or_leaves(
-    fleet: Fleet, struck: str, leaves: bool
+    fleet: Fleet, expected: np.ndarray, struck: str, leaves: bool
 ) -> None:
-    expected, _ = await played(fleet, nothing)
-
     async def strike(session: Session) -> None:
         engine = await fleet.playing(session)
         names = [engine if name == "engine" else name for name in struck.split()]
