@@ -25,7 +25,10 @@ from services.credentials import Metadata, bearer
 
 # Nothing that calling again could change.
 _FINAL = frozenset(
-    {"session_closed", "unknown_session", "bad_request", "unauthenticated", "permission_denied"}
+    {
+        *("session_closed", "revoked", "preempted", "time_up"),
+        *("unknown_session", "bad_request", "unauthenticated", "permission_denied"),
+    }
 )
 
 

@@ -22,12 +22,14 @@ MAX_CONNECTIONS = 4096
 MAX_STREAMS = 1024  # on one connection; *web* has two for each of its players
 MAX_CALLS = 16_384
 
-# Pings find a peer whose machine vanished without closing its connections.
+# Pings find a peer that hangs, or whose machine vanished without closing its connections.
 PING = (
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 5000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
+    # gRPC sends a ping of its own now and then, and none of ours while that one is not answered.
+    ("grpc.http2.ping_timeout_ms", 3000),
 )
 
 

@@ -60,8 +60,12 @@ LATENTS_SKIPPED = Counter(
 )
 
 
-# Passwords in URLs, and keys and tokens as calls bear them.
-_SECRETS = (re.compile(r'(://[^/@\s"]*:)[^@\s"]+(?=@)'), re.compile(r'((?i:bearer)\s+)[^\s"]+'))
+# Passwords in URLs, keys and tokens as calls bear them, and what is written like a tenant's key.
+_SECRETS = (
+    re.compile(r'(://[^/@\s"]*:)[^@\s"]+(?=@)'),
+    re.compile(r'((?i:bearer)\s+)[^\s"]+'),
+    re.compile(r"(aapt_[\w.-]{1,64}_[0-9a-f]{12}_)[\w-]{43}"),
+)
 
 
 class Log:

@@ -14,6 +14,7 @@ from pathlib import Path
 from livevideo.v1.session_pb2 import ListModelsRequest
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from services.app import open_channel
+from services.sessions.embedded import EmbeddedValkey
 
 READY_S = 90.0
 
@@ -81,9 +82,9 @@ class Fleet:
 
 @asynccontextmanager
 async def running(
-    engines: int = 2, decoders: int = 2, controls: int = 1, logs: Path | None = None, **settings: str
+    engines: int = 2, decoders: int = 2, sessions: int = 2, logs: Path | None = None, **settings: str
 ) -> AsyncIterator[Fleet]:
-    """A fleet on loopback, with one *sessions* that keeps a Valkey of its own. settings: of every engine.
+    """A fleet on loopback, each *sessions* with a *control* of its own, and one Valkey. settings: of engines.
 
     logs: the folder where each member's log stays; None: none stays.
     """
@@ -91,15 +92,18 @@ async def running(
     with tempfile.TemporaryDirectory(prefix="fleet-") as temporary:
         folder = logs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        sessions = f"127.0.0.1:{_free_port()}"
-        wanted = [("sessions", 1), ("control", controls), ("engine", engines), ("decoder", decoders)]
+        store = EmbeddedValkey()
+        redis_url = await store.start()
+        listed = [f"127.0.0.1:{_free_port()}" for _ in range(sessions)]
+        wanted = [("sessions", sessions), ("control", sessions), ("engine", engines), ("decoder", decoders)]
         for service, count in wanted:
             for number in range(1, count + 1):
-                name = f"{service}-{number}"
-                environment = {"SESSIONS_ADDRESS": sessions}
+                name, address = f"{service}-{number}", f"127.0.0.1:{_free_port()}"
+                environment = {"SESSIONS_ADDRESS": f"ipv4:{','.join(listed)}", "REDIS_URL": redis_url}
                 if service == "engine":
                     environment |= {"REPLICA": name, **settings}
-                address = sessions if service == "sessions" else f"127.0.0.1:{_free_port()}"
+                if service == "sessions":
+                    address = listed[number - 1]
                 log = folder / f"{name}.log"
                 fleet.members[name] = Member(service, name, address, environment, log)
         try:
@@ -107,7 +111,7 @@ async def running(
                 await member.start()
             for member in fleet.members.values():
                 await fleet.until_open(member)
-            async with open_channel(sessions) as channel, asyncio.timeout(READY_S):
+            async with open_channel(listed[0]) as channel, asyncio.timeout(READY_S):
                 stub = SessionServiceStub(channel)
                 while not (await stub.ListModels(ListModelsRequest(), wait_for_ready=True)).models:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
@@ -115,6 +119,7 @@ async def running(
         finally:
             for member in reversed([*fleet.members.values()]):
                 await member.end()
+            await store.stop()
 
 
 def _free_port() -> int:

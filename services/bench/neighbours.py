@@ -128,14 +128,8 @@ async def _one_turn(
         key.write(keys.get("loud", ""))
         key.flush()
         loud = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-m",
-                "loadtests.flood",
-                "--tenant",
-                "loud",
-                *(("--api-key-file", key.name) if keys else ()),
-            ),
+            *(sys.executable, "-m", "loadtests.flood", "--tenant", "loud"),
+            *(("--api-key-file", key.name) if keys else ()),
             *("--sessions", where[0], "--control", where[1], "--frames", where[2]),
             *("--sessions-wanted", str(sessions)),
             *("--controls-per-s", str(controls_per_s)),

@@ -1,7 +1,7 @@
 """How long a player waits when something dies or hangs: `python -m services.bench.resume --times 20`.
 
-The services run as processes of their own: *sessions* with its Valkey, *control*, two engines, two decoders.
-A player plays; what plays for it is struck by SIGKILL, SIGSTOP or SIGTERM, and the longest gap between two of
+The services run as processes of their own: two each of *sessions*, *control*, engines and decoders. A
+player plays; what plays for it is struck by SIGKILL, SIGSTOP or SIGTERM, and the longest gap between two of
 its frames is taken. A member that was struck is started again before the next strike.
 """
 
@@ -126,8 +126,8 @@ class Strikes:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._channels = {member.address: open_channel(member.address) for member in fleet.members.values()}
-        [sessions] = fleet.addresses("sessions")
-        self._sessions = SessionServiceStub(self._channels[sessions])
+        # The first of them is struck, so the last is asked.
+        self._sessions = SessionServiceStub(self._channels[fleet.addresses("sessions")[-1]])
 
     async def play(self, first_decoder: int) -> Playing:
         session = await self._sessions.Open(OpenRequest(), wait_for_ready=True)

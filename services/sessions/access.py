@@ -11,9 +11,10 @@ from services.sessions.tenants import Holder, TenantStore
 class Access:
     """Judges the secret that a call brings: a tenant's API key, or the token of one session."""
 
-    def __init__(self, tenants: TenantStore) -> None:
+    def __init__(self, tenants: TenantStore, *, asks_for_keys: bool) -> None:
+        """`asks_for_keys`: even where there is no tenant yet."""
         self._tenants = tenants
-        self._has_seen_keys = False
+        self._asks_for_keys = asks_for_keys
 
     async def entrant(self, context: Context) -> Entrant:
         """Who wants to open a session. Raises Unauthenticated.
@@ -21,8 +22,8 @@ class Access:
         Where this instance has once let somebody in by key, an empty Redis does not open the doors to all.
         """
         entrant = await self._tenants.entrant(presented(context))
-        self._has_seen_keys |= bool(entrant.key_id)
-        if self._has_seen_keys and not entrant.key_id:
+        self._asks_for_keys |= bool(entrant.key_id)
+        if self._asks_for_keys and not entrant.key_id:
             raise refusals.refusal("unauthenticated", "")
         return entrant
 

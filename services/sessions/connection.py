@@ -53,6 +53,7 @@ class RedisAccess:
     redis_ca_file: str = ""  # PEM: who signs Redis' certificate; empty: whom the system trusts
     redis_cert_file: str = ""  # PEM: our certificate, where Redis asks for one; empty: none
     redis_key_file: str = ""  # PEM: its private key
+    redis_copies: int = 0  # replicas of Redis that must hold what is acknowledged; 0: it is not waited for
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Connection:
         self._url = url
         self._access = access
         self._address = None if url.startswith("unix:///") else _parsed(url)
+        if access.redis_copies and self._address is not None and self._address.kind == "cluster":
+            raise BadSetting("REDIS_COPIES cannot be waited for in a cluster; leave it out")
         self._options: dict[str, Any] = {
             "socket_timeout": answer_s,
             "socket_connect_timeout": connect_s,

@@ -74,6 +74,7 @@ class Settings:
     lease_s: float = 30.0  # a session keeps its seat, and counts as its tenant's, this long unwatched
     snapshot_bytes: int = 16 << 20  # the most that a session's snapshot may weigh
     notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
+    asks_for_keys: bool = False  # even where there is no tenant yet; else everybody is let in then
     admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
     admin_key_file: str = ""  # what is in it is asked of whoever administers; needed beyond this machine
     tls: Tls = field(default_factory=Tls)
@@ -142,7 +143,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer, session_pb2_grpc.S
             access=self._settings.redis,
         )
         self._tenants = TenantStore(self._opened_store)
-        self._access = Access(self._tenants)
+        self._access = Access(self._tenants, asks_for_keys=self._settings.asks_for_keys)
         self._looking = asyncio.create_task(self._look_after_redis(self._opened_store))
         if self._settings.admin_address:
             await self._start_admin(self._tenants)

@@ -10,12 +10,18 @@ from livevideo.v1.log_pb2 import Full, LogEntry, ReadResponse
 from livevideo.v1.resume_pb2 import RecallResponse, SnapshotRequest
 from livevideo.v1.session_pb2 import AnnounceRequest, FollowResponse, Model, Session, SessionState
 from services.endings import ended
-from services.sessions import log_scripts, queue, refusals, scripts, snapshots, tenancy
+from services.errors import StoreUnavailable
+from services.sessions import accounts, log_scripts, queue, refusals, scripts, snapshots, tenancy
 from services.sessions.connection import Connection, RedisAccess, asking
 from services.sessions.keys import checked, hashed, new_session_id, new_token
 from services.sessions.tenancy import Entrant
 
 _DAY_MS = 86_400_000
+# What these have changed is told to somebody, who goes on from there.
+_ACKNOWLEDGED = frozenset(
+    {queue.ADMIT, scripts.CLAIM, scripts.PUSH, tenancy.CLOSE}
+    | {accounts.ADD, accounts.CHANGE, accounts.ROTATE, accounts.REVOKE}
+)
 
 
 @dataclass(frozen=True)
@@ -322,11 +328,28 @@ class SessionStore:
     async def script(
         self, script: str, keys: list[str], arguments: list[Any], *, about: str = ""
     ) -> list[Any]:
+        copies = self._access.redis_copies if script in _ACKNOWLEDGED else 0
         with asking(self._url):
-            answer: list[Any] = await self._commands.redis.register_script(script)(keys, arguments)
-        status, *found = answer
+            if copies:
+                status, *found = await self._copied(script, keys, arguments, copies)
+            else:
+                status, *found = await self._commands.redis.register_script(script)(keys, arguments)
         if status not in (b"ok", b"old_seq"):
             raise refusals.refusal(status.decode(), about, found)
+        return found
+
+    async def _copied(self, script: str, keys: list[str], arguments: list[Any], copies: int) -> list[Any]:
+        """What the script answers, once so many replicas have it too."""
+        asked: Any = self._commands.redis.pipeline(transaction=False)
+        asked.eval(script, len(keys), *keys, *arguments)
+        asked.execute_command("WAIT", copies, _ms(self.limits.command_s / 2))
+        answer, copied = await asked.execute()
+        if copied < copies and answer[0] == b"ok":
+            raise StoreUnavailable(
+                f"{copied} replicas of Redis have it in time, and {copies} must; try again soon",
+                retry_after_s=1.0,
+            )
+        found: list[Any] = answer
         return found
 
     def _connect(self, answer_s: float) -> Connection:

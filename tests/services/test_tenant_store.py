@@ -11,8 +11,7 @@ from services import errors
 from services.sessions.keys import new_session_id
 from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.tenants import TenantStore
-from tests.services.servers import REDIS, VALKEY, Server, free_port, started, until
-from tests.services.test_connection import ACL
+from tests.services.servers import ACL, REDIS, VALKEY, Server, free_port, started, until
 
 needs_redis = pytest.mark.skipif(not REDIS, reason="Debian's redis-server is not installed")
 

@@ -278,6 +278,15 @@ async def test_a_redis_that_has_lost_everything_does_not_open_the_doors(
     assert isinstance(await refused(session_stub.Open(OpenRequest())), errors.Unauthenticated)
 
 
+async def test_a_deployment_may_ask_for_keys_before_there_is_a_tenant(
+    valkey_url: str, serve: Any, dial: Any, announcement: AnnounceRequest
+) -> None:
+    settings = sessions.Settings(redis_url=valkey_url, asks_for_keys=True)
+    stub = Sessions(dial(await serve(sessions.SessionService(settings))))
+    await stub.Announce(announcement)
+    assert isinstance(await refused(stub.Open(OpenRequest())), errors.Unauthenticated)
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [

@@ -5,6 +5,7 @@ import datetime
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -234,6 +235,27 @@ async def test_files_that_are_no_certificates_are_named(ours: Authority, tmp_pat
     ):
         with pytest.raises(BadSetting):
             await Host(Echo(), tls=tls).start()
+
+
+async def test_players_may_be_asked_for_certificates_and_shown_another_than_our_services(
+    ours: Authority, tmp_path: Path
+) -> None:
+    games, shown = Authority(tmp_path, "games"), Authority(tmp_path, "shown")
+    public_cert, public_key = shown.issue("play.example")
+    tls = replace(
+        ours.tls("play"),
+        tls_public_cert_file=public_cert,
+        tls_public_key_file=public_key,
+        tls_player_ca_file=games.file,
+    )
+    game = replace(games.tls("game"), tls_ca_file=shown.file)
+    async with hosted(tls) as host:
+        assert await sent(host.address, game) == 7
+        for stranger in (Tls(tls_ca_file=shown.file), games.tls("game"), ours.tls("decoder")):
+            assert (await refusal(sent(host.address, stranger))).code() is grpc.StatusCode.UNAVAILABLE
+        await generated(host.internal_address, ours.tls("decoder"))
+        ended = await refusal(generated(host.internal_address, game))
+        assert ended.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_metrics_are_told_by_tls_to_whoever_believes_us(ours: Authority) -> None:
