@@ -95,9 +95,12 @@ class Viewer:
         """The player has seen this frame, which lets another one come. Raises asyncio.QueueFull."""
         self._shown.put_nowait(frame_index)
 
-    async def frames(self) -> AsyncGenerator[Frame, None]:
-        """Until the session is closed. Raises what ends it, or Silence."""
-        next_index = 0
+    async def frames(self, from_frame: int = 0) -> AsyncGenerator[Frame, None]:
+        """From one that was not seen (0: whatever comes next) until the session is closed.
+
+        Raises what ends it, or Silence.
+        """
+        next_index = from_frame
         while True:
             self._shown = asyncio.Queue(self._waiting)
             said = self._say(next_index, self._shown)

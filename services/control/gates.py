@@ -57,9 +57,8 @@ class Gates:
         shared.streams += 1
         self._open[session_id] = shared
         try:
-            yield shared.gate
+            yield shared.gate.of_stream()
         finally:
-            shared.gate.forget_seqs()
             shared.streams -= 1
             if not shared.streams:
                 shared.left_at_s = self._clock()

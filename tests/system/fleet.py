@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from aapt.checkpoint import Model
+from aapt.rollout import Rollout
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
@@ -22,6 +23,7 @@ from services.engine.model import described
 from services.engine.service import EngineService
 from services.engine.service import Settings as EngineSettings
 from services.engine.world import on_one_device
+from services.sessions.embedded import EmbeddedValkey
 from services.sessions.service import SessionService
 from services.sessions.service import Settings as SessionsSettings
 from services.sessions.tenants import TenantStore
@@ -43,25 +45,35 @@ class Fleet:
         self._authority = authority
         self._hosts: dict[str, app.Host] = {}
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._store = SessionService(SessionsSettings(tls=self.tls("sessions")))
+        self._sessions: SessionService | None = None
+        self.store = EmbeddedValkey()
+        self.worlds: dict[str, Rollout] = {}  # of the engines, by name
+        self.engines: list[EngineService] = []
 
     def tls(self, name: str) -> Tls:
         """What a service of this name is set to."""
         return self._authority.tls(name) if self._authority else Tls()
 
     async def start(self) -> None:
-        sessions = await self._host("sessions", self._store)
+        await self.store.start()
+        settings = SessionsSettings(redis_url=self.store.url, tls=self.tls("sessions"))
+        self._sessions = SessionService(settings)
+        sessions = await self._host("sessions", self._sessions)
         control = ControlSettings(sessions_address=sessions, tls=self.tls("control"))
         await self._host("control", ControlService(control))
         for number in (1, 2):
-            settings = EngineSettings(
+            name = f"engine-{number}"
+            chosen = EngineSettings(
                 sessions_address=sessions,
-                replica=f"engine-{number}",
+                replica=name,
                 snapshot_period_s=0.3,
-                tls=self.tls(f"engine-{number}"),
+                warm_up_steps=0,
+                tls=self.tls(name),
             )
-            engine = EngineService(on_one_device(self._model, 2), described(self._model.preset), settings)
-            engine.reached_at(await self._host(f"engine-{number}", engine))
+            self.worlds[name] = world = on_one_device(self._model, 2)
+            engine = EngineService(world, described(self._model.preset), chosen)
+            self.engines.append(engine)
+            engine.reached_at(await self._host(name, engine))
             decoder = DecoderSettings(sessions_address=sessions, tls=self.tls(f"decoder-{number}"))
             await self._host(f"decoder-{number}", DecoderService(self._model.vae, decoder))
         async with asyncio.timeout(READY_S):
@@ -73,6 +85,7 @@ class Fleet:
             await channel.close()
         for name in reversed(self._hosts):
             await self.leave(name, grace_s=0.1)
+        await self.store.stop()
 
     async def strike(self, name: str) -> None:
         """As SIGKILL would, as far as the others can see."""
@@ -89,7 +102,8 @@ class Fleet:
 
     @property
     def tenants(self) -> TenantStore:
-        return self._store._there().tenants
+        assert self._sessions is not None
+        return self._sessions._there().tenants
 
     @property
     def internal_address(self) -> str:

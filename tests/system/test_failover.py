@@ -1,12 +1,20 @@
 """A session outlives its engine, its decoder and both: real services on ports of their own are struck."""
 
 import asyncio
+import signal
+import threading
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
+import grpc
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from aapt.checkpoint import Model
+from aapt.rollout import Rollout
+from aapt.vae.streaming import StreamingVAE, for_serving
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.session_pb2 import OpenRequest, Session
 from loadtests.comeback import Viewer
@@ -17,6 +25,17 @@ SEED = 5
 FRAMES = 64
 STRUCK_AT = 14  # frames; all of its latents are seen by the next: the window is 4
 CLOSE_DB = 45.0
+
+
+@pytest.fixture(scope="module")
+def expected(model: Model) -> np.ndarray:
+    """The frames of a session under which nothing is struck."""
+    rollout, codec = Rollout(model, 1), StreamingVAE(for_serving(model.vae))
+    frames = [codec.decode(rollout.open(0, None, "", SEED))]
+    still = torch.zeros(4, len(model.preset.keys))
+    while sum(map(len, frames)) < FRAMES:
+        frames.append(codec.decode(rollout.step({0: still})[0]))
+    return torch.cat(frames).flatten(1).numpy().astype(float)
 
 
 async def played(
@@ -38,9 +57,6 @@ async def played(
     raise AssertionError("the session has ended")
 
 
-async def nothing(session: Session) -> None: ...
-
-
 def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
     frames = min(len(one), len(other))
     error = np.square(one[:frames] - other[:frames]).mean()
@@ -50,10 +66,8 @@ def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
 @pytest.mark.parametrize("leaves", [False, True], ids=["dies", "leaves"])
 @pytest.mark.parametrize("struck", ["engine", "decoder-1", "engine decoder-1"])
 async def test_a_session_goes_on_as_if_nothing_had_happened_whatever_dies_or_leaves(
-    fleet: Fleet, struck: str, leaves: bool
+    fleet: Fleet, expected: np.ndarray, struck: str, leaves: bool
 ) -> None:
-    expected, _ = await played(fleet, nothing)
-
     async def strike(session: Session) -> None:
         engine = await fleet.playing(session)
         names = [engine if name == "engine" else name for name in struck.split()]
@@ -62,6 +76,75 @@ async def test_a_session_goes_on_as_if_nothing_had_happened_whatever_dies_or_lea
     seen, viewer = await played(fleet, strike)
     assert psnr_db(seen, expected) > CLOSE_DB
     assert viewer.comebacks.count == ("decoder" in struck)
+
+
+async def test_an_engine_whose_step_does_not_end_is_left_and_offers_nothing(fleet: Fleet) -> None:
+    let_go = threading.Event()
+
+    async def hang(session: Session) -> None:
+        world = fleet.worlds[await fleet.playing(session)]
+        world.step = lambda controls: dict[int, Tensor]() if let_go.wait() else {}  # type: ignore[method-assign]
+
+    try:
+        _, viewer = await played(fleet, hang)
+        assert viewer.comebacks.count == 0, "the decoder alone knows of it"
+        troubles = [engine.trouble() or "" for engine in fleet.engines]
+        assert sum("a step has been running for" in trouble for trouble in troubles) == 1
+    finally:
+        let_go.set()
+
+
+async def test_a_viewer_that_is_silent_loses_its_seat_to_one_that_comes_and_learns_it(fleet: Fleet) -> None:
+    session = await fleet.sessions.Open(OpenRequest(seed=SEED))
+    old, new = fleet.viewer(session), fleet.viewer(session)
+    seen = list[int]()
+
+    async def watch_and_fall_silent() -> None:
+        async with aclosing(old.frames()) as coming:
+            async for frame in coming:
+                seen.append(frame.index)
+                if frame.index < STRUCK_AT:
+                    old.show(frame.index)
+
+    async with asyncio.timeout(DEADLINE_S):
+        silent = asyncio.ensure_future(watch_and_fall_silent())
+        while not seen or seen[-1] < STRUCK_AT:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        async with aclosing(new.frames(from_frame=STRUCK_AT)) as coming:
+            frames = [await anext(coming) for _ in range(24)]
+        with pytest.raises(grpc.aio.AioRpcError) as ending:
+            await silent
+        assert ending.value.code() is grpc.StatusCode.ABORTED
+    assert [frame.index for frame in frames] == [*range(STRUCK_AT, STRUCK_AT + 24)]
+
+
+async def test_play_goes_on_while_redis_hangs_and_no_control_is_lost(fleet: Fleet) -> None:
+    session = await fleet.sessions.Open(OpenRequest(seed=SEED))
+    viewer, sender = fleet.viewer(session), fleet.sender(session)
+    accepted, frozen_at, thawed = set[int](), 24, 24 + 72
+    assert fleet.store._child is not None
+
+    async def hear() -> None:
+        async for receipt in sender.receipts():
+            if receipt.HasField("accepted"):
+                accepted.add(receipt.seq)
+
+    hearing = asyncio.create_task(hear())
+    async with asyncio.timeout(DEADLINE_S), aclosing(viewer.frames()) as coming:
+        async for frame in coming:
+            viewer.show(frame.index)
+            if frame.index % 12 == 0 and frame.index < thawed + 24:
+                sender.send(
+                    ControlEvent(session_id=session.session_id, seq=frame.index // 12 + 1, keys=Keys())
+                )
+            if frame.index in (frozen_at, thawed):
+                fleet.store._child.send_signal(signal.SIGSTOP if frame.index == frozen_at else signal.SIGCONT)
+            if frame.control_seq == (thawed + 24) // 12:
+                break
+    hearing.cancel()
+    assert accepted == {*range(1, (thawed + 24) // 12 + 1)}
+    assert viewer.comebacks.count == 0
+    assert sender.comebacks.count >= 1
 
 
 async def test_every_control_is_obeyed_once_and_in_order_whatever_dies(fleet: Fleet) -> None:

@@ -26,6 +26,9 @@ from services.bench.faults.scenarios import Scenario, named
 from services.bench.faults.stage import Outcome, Stage
 from services.engine.model import load
 
+# Where others use the machine too, steps and pictures take so long that there would be no spare seats.
+SETTINGS = {"engine": {"HEADROOM": "1.0"}, "decoder": {"HEADROOM": "1.0", "CODEC_THREADS": "2"}}
+
 
 def turns(scenarios: list[Scenario], kills: int, runs: int) -> Iterator[Scenario]:
     """Each scenario `runs` times, in turns; then those that kill, until `kills` are reached."""
@@ -43,7 +46,7 @@ def turns(scenarios: list[Scenario], kills: int, runs: int) -> Iterator[Scenario
 async def strike(options: argparse.Namespace, scenarios: list[Scenario], outcomes: list[Outcome]) -> None:
     """All runs, one after the other, on one fleet; what each came to is appended to `outcomes`."""
     model = load(options.checkpoint)
-    async with fleet.running(options.logs, options.checkpoint, fleet.Size()) as running:
+    async with fleet.running(options.logs, options.checkpoint, fleet.Size(), SETTINGS) as running:
         for number, scenario in enumerate(turns(scenarios, options.kills, options.runs)):
             await running.mended()
             outcome = await Stage(running, scenario, options.seed + number, options.players, model).play()

@@ -45,10 +45,11 @@ def made_twice(went_on_at: Iterable[int], returns: Iterable[int]) -> set[int]:
     went_on_at: first latent of each epoch that went on. returns: frames that were wanted next by a viewer who
     came back.
     """
-    wanted = sorted(latent_of(frame) for frame in returns)
+    wanted = [latent_of(frame) for frame in returns]
     remade = set[int]()
     for first in went_on_at:
-        last = next((index for index in wanted if first - 1 <= index <= first + MOST_AGAIN), first - 1)
+        # Which of the returns it was is not known: the last that it can have been.
+        last = max((index for index in wanted if index <= first + MOST_AGAIN), default=0)
         remade |= {*range(first, last + 1)}
     return remade
 

@@ -65,7 +65,12 @@ class Recover:
     """Wait until the first player has frames again."""
 
 
-Event: TypeAlias = Wait | Kill | Hang | GoOn | Drain | Cut | Mend | Restart | Recover
+@dataclass(frozen=True)
+class Whole:
+    """Wait until everything serves again: the next fault finds a spare of each."""
+
+
+Event: TypeAlias = Wait | Kill | Hang | GoOn | Drain | Cut | Mend | Restart | Recover | Whole
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ class Scenario:
 # Where a player is when it strikes: at its first latents, or with a window that is full.
 PLAYED = Wait(0.0, 2.5)
 A_MOMENT = Wait(0.0, 1.0)
-THEN = (Recover(), Wait(0.5, 1.0), Restart())
+# Whoever watches over the processes starts them again after a while, whether anybody has recovered or not.
+THEN = (Wait(2.0, 3.0), Restart(), Recover(), Wait(0.0, 1.0))
 
 
 def _struck(*kinds: str) -> tuple[Event, ...]:
@@ -116,7 +122,7 @@ SCENARIOS = (
         "engine, decoder and engine again, SIGKILL",
         (
             *(PLAYED, Kill(("engine",)), A_MOMENT, Kill(("decoder",)), Restart()),
-            *(Recover(), A_MOMENT, Kill(("engine",)), *THEN),
+            *(Recover(), Whole(), A_MOMENT, Kill(("engine",)), *THEN),
         ),
         pause_s=5.0,
     ),

@@ -28,6 +28,7 @@ from services.bench.faults.scenarios import (
     Restart,
     Scenario,
     Wait,
+    Whole,
 )
 from services.replay.logged import read
 
@@ -146,6 +147,8 @@ class Stage:
                     link.mend()
             case Restart():
                 await self._restart()
+            case Whole():
+                await self._fleet.mended()
             case Recover():
                 await self._players[0].until_frames(FRAMES_AFTER, self._patience.lease_s)
 
