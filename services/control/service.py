@@ -15,9 +15,9 @@ from services.app import Context, open_channel, until_one_ends
 from services.channel import Channel
 from services.control.gate import ControlGate
 from services.control.gates import Gates
-from services.credentials import carried
+from services.credentials import Metadata, carried
 from services.endings import ended
-from services.errors import BadRequest
+from services.errors import BadRequest, from_status
 from services.settings import check
 from services.tls import Tls
 
@@ -81,20 +81,28 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             return
         if self._channel is None:
             raise RuntimeError("control was asked before it was started; await start() first")
-        stub = session_pb2_grpc.SessionServiceStub(self._channel)
         credentials = carried(context)
-        session = await stub.Get(
-            GetRequest(session_id=first.session_id), timeout=self._settings.get_s, metadata=credentials
-        )
-        if session.state == SessionState.SESSION_STATE_CLOSED:
-            raise ended(f"session {session.session_id}", session.ended)
+        session = await self._found(self._channel, first.session_id, credentials)
         with self._gates.entered(session) as gate:
             push = session_pb2_grpc.SeatServiceStub(self._channel).Push(metadata=credentials)
             try:
                 send = _Send(session, gate, push, context)
                 await until_one_ends(send.forward_all(first, request_iterator), send.bring_receipts())
+            except grpc.aio.AioRpcError as error:
+                if from_status(error) is None:  # a write that was under way when Push ended loses the reason
+                    await self._found(self._channel, session.session_id, credentials)
+                raise
             finally:
                 push.cancel()
+
+    async def _found(self, channel: Channel, session_id: str, credentials: Metadata) -> Session:
+        """Raises SessionClosed, and what *sessions* refuses."""
+        session = await session_pb2_grpc.SessionServiceStub(channel).Get(
+            GetRequest(session_id=session_id), timeout=self._settings.get_s, metadata=credentials
+        )
+        if session.state == SessionState.SESSION_STATE_CLOSED:
+            raise ended(f"session {session.session_id}", session.ended)
+        return session
 
 
 async def _first(events: AsyncIterator[ControlEvent], within_s: float) -> ControlEvent | None:
