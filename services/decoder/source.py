@@ -1,6 +1,7 @@
 """`LatentSource`: a session's latents, from whichever engine holds its seat; it survives that engine."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class LatentSource:
         self._patience = patience
         self._from_index = from_index
         self._trail = Trail(kept)
+        self._viewer = secrets.token_hex(8)
         self._epoch = 0  # of the seat that we have or had; 0: we had none
         self._slowness = 1  # how much longer than usual an engine is waited for
         self._generation: Generation | None = None
@@ -144,7 +146,9 @@ class LatentSource:
         raise refusal from error
 
     async def _place(self, without: str) -> Session:
-        request = PlaceRequest(session_id=self._session_id, lost_epoch=self._epoch, without=without)
+        request = PlaceRequest(
+            session_id=self._session_id, lost_epoch=self._epoch, without=without, viewer=self._viewer
+        )
         return await self._resume.Place(request, timeout=_PLACE_TIMEOUT_S)
 
     def _call(self, session: Session) -> Generation:
@@ -153,6 +157,7 @@ class LatentSource:
             past=self._trail.latents(),
             after_epoch=session.epoch,
             from_index=self._from_index,
+            viewer=self._viewer,
         )
         patience = self._patience
         seated_s = patience.seated_s if session.epoch else patience.opened_s
@@ -183,7 +188,12 @@ class LatentSource:
         """Open a seat elsewhere before this one ends, and go on there once the world is built up."""
         if self._successor is None:
             self._successor = Successor(
-                self._resume, self._session_id, self._epoch, leaving, self._patience.hang_s
+                self._resume,
+                self._session_id,
+                self._viewer,
+                self._epoch,
+                leaving,
+                self._patience.hang_s,
             )
         ready = self._successor.ready(self._trail.latents())
         if ready is None:

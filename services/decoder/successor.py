@@ -26,10 +26,17 @@ class Successor:
     """Looks for a seat without the replica that leaves, again and again, and has the world built up there."""
 
     def __init__(
-        self, resume: "ResumeServiceAsyncStub", session_id: str, epoch: int, leaving: str, hang_s: float
+        self,
+        resume: "ResumeServiceAsyncStub",
+        session_id: str,
+        viewer: str,
+        epoch: int,
+        leaving: str,
+        hang_s: float,
     ) -> None:
         self._resume = resume
         self._session_id = session_id
+        self._viewer = viewer
         self._epoch = epoch
         self._leaving = leaving
         self._hang_s = hang_s
@@ -74,6 +81,7 @@ class Successor:
                 lost_epoch=self._epoch,
                 without=self._leaving,
                 is_planned=True,
+                viewer=self._viewer,
             ),
             timeout=_PLACE_TIMEOUT_S,
         )
@@ -83,6 +91,7 @@ class Successor:
             after_epoch=self._epoch,
             is_ahead=True,
             seed=session.seed,
+            viewer=self._viewer,
         )
         generation = Generation(session, start, hang_s=self._hang_s, seated_s=_BUILD_S)
         try:

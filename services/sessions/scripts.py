@@ -13,7 +13,7 @@ Keys of a model:
 Keys of a session:
     session    hash  record (the Session message as opened, without its picture), image,
                      state (a SessionState), epoch, seq (of the newest control),
-                     replica and address (where its seat is), holder (the replica of the newest claim)
+                     replica and address (where its seat is), holder and viewer (of the newest claim)
     controls   stream; a control has the id seq-0, marks (epoch, closed) follow it as seq-1, seq-2, ...
     receipts   stream of ControlReceipt messages, and the mark closed
     snapshot   the newest SnapshotRequest message
@@ -187,15 +187,16 @@ return {'ok', unpack(found)}
 """
 )
 
-# ARGV id, lost epoch or 0, replica to do without or '', '1' if that one still plays or '', keep_ms.
+# ARGV id, lost epoch or 0, replica to do without or '', '1' if that one still plays or '', keep_ms, viewer.
 PLACE = (
     _SEATS
     + """
 local id, lost, without, is_planned = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address')
+local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address', 'viewer')
 if not found[1] then return {'unknown_session'} end
 if found[1] == CLOSED then return {'session_closed'} end
-if lost ~= '0' then
+local is_own = ARGV[6] ~= '' and ARGV[6] == found[5]
+if lost ~= '0' and not is_own then
   if is_superseded(lost, found[2]) then return {'superseded'} end
   redis.call('HSET', session, 'epoch', lost)
 end
@@ -205,7 +206,7 @@ local function takes(replica)
   return is_alive(replica) and (kept == replica or (room(replica) or 0) > 0)
 end
 
-if lost ~= '0' or not lives(id) then
+if is_own or lost ~= '0' or not lives(id) then
   -- The replica that it had knows the model's text and picture already, and perhaps its last latents.
   if kept ~= without and takes(kept) then
     replica = kept
@@ -226,8 +227,9 @@ return {'ok', record[1], record[2], record[3], replica, address}
 """
 )
 
-# KEYS 7 controls. ARGV id, replica, live_ms, kept_ms, the epoch that it must follow or ''. With that, a seat
-# that lives goes to the replica where it is kept, which holds it already or was chosen while another drains.
+# KEYS 7 controls. ARGV id, replica, live_ms, kept_ms, the epoch that it must follow or '', viewer. With that
+# epoch, a seat that lives goes to the replica where it is kept: it holds it already, or was chosen while another
+# one drains.
 CLAIM = (
     _SEATS
     + """
@@ -245,7 +247,8 @@ if not free then return {'no_engine'} end
 if kept ~= ARGV[2] and free < 1 then return {'engine_full'} end
 sit(ARGV[1], ARGV[2], tonumber(ARGV[3]))
 epoch = redis.call('HINCRBY', session, 'epoch', 1)
-redis.call('HSET', session, 'state', LIVE, 'replica', ARGV[2], 'address', address, 'holder', ARGV[2])
+redis.call('HSET', session, 'state', LIVE, 'replica', ARGV[2], 'address', address, 'holder', ARGV[2],
+  'viewer', ARGV[6])
 redis.call('XADD', KEYS[7], redis.call('HGET', session, 'seq') .. '-*', 'epoch', epoch)
 redis.call('PEXPIRE', session, ARGV[4])
 redis.call('PEXPIRE', KEYS[7], ARGV[4])

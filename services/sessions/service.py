@@ -142,7 +142,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     async def Claim(self, request: ClaimRequest, context: Context) -> Session:
         admission.check_replica(request.replica)
         after_epoch = request.after_epoch if request.HasField("after_epoch") else None
-        session = await self._store.claim(request.session_id, request.replica, after_epoch)
+        session = await self._store.claim(request.session_id, request.replica, after_epoch, request.viewer)
         log.info("session claimed", session=session.session_id, replica=session.replica, epoch=session.epoch)
         return session
 
