@@ -228,7 +228,7 @@ return {'ok', record[1], record[2], record[3], replica, address}
 )
 
 # KEYS 7 controls. ARGV id, replica, live_ms, kept_ms, the epoch that it must follow or '', viewer. With that
-# epoch, a seat that lives goes to the replica where it is kept: it holds it already, or was chosen while another
+# epoch, a seat that lives goes to the replica where it is kept, which holds it or was chosen while another
 # one drains.
 CLAIM = (
     _SEATS
