@@ -47,17 +47,18 @@ class Comebacks:
 
     lease_s: float = LEASE_S
     count: int = 0
+    _has_worked: bool = field(default=False, init=False)
     _lost_at_s: float | None = field(default=None, init=False)
 
     def heard(self) -> None:
         """It works."""
-        self._lost_at_s = None
+        self._has_worked, self._lost_at_s = True, None
 
     async def again(self, error: grpc.aio.AioRpcError | Silence) -> None:
         """Returns when it is time to. Raises `error` where that cannot help, or has not for a whole lease."""
         now_s = time.monotonic()
         is_first, self._lost_at_s = self._lost_at_s is None, self._lost_at_s or now_s
-        if isinstance(error, grpc.aio.AioRpcError) and not _is_passing(error, self.count):
+        if isinstance(error, grpc.aio.AioRpcError) and not self._is_passing(error):
             raise error
         if now_s - self._lost_at_s > self.lease_s:
             raise error
@@ -65,11 +66,12 @@ class Comebacks:
         if not is_first:
             await asyncio.sleep(RETRY_S)
 
-
-def _is_passing(error: grpc.aio.AioRpcError, comebacks: int) -> bool:
-    # A seat that was lost may still look taken for a moment; before that it is somebody else's.
-    is_seat_taken = dict(error.trailing_metadata() or ()).get("reason") == "seat_taken"
-    return error.code() in PASSING or (is_seat_taken and comebacks > 0)
+    def _is_passing(self, error: grpc.aio.AioRpcError) -> bool:
+        if not self._has_worked:  # a refusal at the door is meant
+            return error.code() is grpc.StatusCode.UNAVAILABLE
+        # A seat that was lost may still look taken for a moment.
+        is_seat_taken = dict(error.trailing_metadata() or ()).get("reason") == "seat_taken"
+        return error.code() in PASSING or is_seat_taken
 
 
 class Viewer:

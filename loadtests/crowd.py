@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 import grpc
 
 from livevideo.v1.session_pb2 import OpenRequest
+from loadtests.comeback import Silence
 from loadtests.player import Addresses, Player, Script, add_addresses, chosen_addresses
 from loadtests.report import Measurements, Report, percentile
 
@@ -55,7 +56,7 @@ async def play_together(
     """Let `players` arrive half a second apart and play until `seconds` after the last has come."""
     reports: list[Report] = []
     refusals: list[grpc.aio.AioRpcError] = []
-    broken: list[grpc.aio.AioRpcError] = []
+    broken: list[grpc.aio.AioRpcError | Silence] = []
 
     async def one(number: int) -> None:
         await asyncio.sleep(number * ARRIVE_EVERY_S)
@@ -67,6 +68,8 @@ async def play_together(
             reports.append(await player.play(script, stays_s, wanted=wanted, on_frame=playing.append))
         except grpc.aio.AioRpcError as error:
             (broken if playing else refusals).append(error)
+        except Silence as silence:
+            broken.append(silence)
         finally:
             await player.close()
 

@@ -29,7 +29,7 @@ from loadtests.report import percentile
 from services.app import open_channel
 from services.bench.fleet import Fleet, Member, running
 
-SETTLE_S = 2.0
+SETTLE_S = 5.0  # an engine that has just started is announced, too
 WITHIN_S = 30.0
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
 

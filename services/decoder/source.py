@@ -1,6 +1,7 @@
 """`LatentSource`: a session's latents, from whichever engine holds its seat; it survives that engine."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class LatentSource:
         self._from_index = from_index
         self._tls = tls
         self._trail = Trail(kept)
+        self._viewer = secrets.token_hex(8)
         self._epoch = 0  # of the seat that we have or had; 0: we had none
         self._slowness = 1  # how much longer than usual an engine is waited for
         self._generation: Generation | None = None
@@ -147,7 +149,9 @@ class LatentSource:
         raise refusal from error
 
     async def _place(self, without: str) -> Session:
-        request = PlaceRequest(session_id=self._session_id, lost_epoch=self._epoch, without=without)
+        request = PlaceRequest(
+            session_id=self._session_id, lost_epoch=self._epoch, without=without, viewer=self._viewer
+        )
         return await self._resume.Place(request, timeout=_PLACE_TIMEOUT_S)
 
     def _call(self, session: Session) -> Generation:
@@ -156,6 +160,7 @@ class LatentSource:
             past=self._trail.latents(),
             after_epoch=session.epoch,
             from_index=self._from_index,
+            viewer=self._viewer,
         )
         patience = self._patience
         seated_s = patience.seated_s if session.epoch else patience.opened_s
@@ -192,6 +197,7 @@ class LatentSource:
             self._successor = Successor(
                 self._resume,
                 self._session_id,
+                self._viewer,
                 self._epoch,
                 leaving,
                 hang_s=self._patience.hang_s,

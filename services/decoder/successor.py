@@ -30,6 +30,7 @@ class Successor:
         self,
         resume: "ResumeServiceAsyncStub",
         session_id: str,
+        viewer: str,
         epoch: int,
         leaving: str,
         *,
@@ -38,6 +39,7 @@ class Successor:
     ) -> None:
         self._resume = resume
         self._session_id = session_id
+        self._viewer = viewer
         self._epoch = epoch
         self._leaving = leaving
         self._hang_s = hang_s
@@ -83,6 +85,7 @@ class Successor:
                 lost_epoch=self._epoch,
                 without=self._leaving,
                 is_planned=True,
+                viewer=self._viewer,
             ),
             timeout=_PLACE_TIMEOUT_S,
         )
@@ -92,6 +95,7 @@ class Successor:
             after_epoch=self._epoch,
             is_ahead=True,
             seed=session.seed,
+            viewer=self._viewer,
         )
         generation = Generation(session, start, hang_s=self._hang_s, seated_s=_BUILD_S, tls=self._tls)
         try:

@@ -114,6 +114,7 @@ class Seating:
                 session_id=self._start.session_id,
                 replica=self._house.replica,
                 after_epoch=self._start.after_epoch,
+                viewer=self._start.viewer,
             ),
             timeout=_CLAIM_TIMEOUT_S,
         )

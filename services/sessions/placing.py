@@ -16,15 +16,16 @@ return {'ok', unpack(found)}
 """
 )
 
-# ARGV id, lost epoch or 0, replica to do without or '', '1' if that one still plays or '', keep_ms.
+# ARGV id, lost epoch or 0, replica to do without or '', '1' if that one still plays or '', keep_ms, viewer.
 PLACE = (
     SEATS
     + """
 local id, lost, without, is_planned = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address', 'ended')
+local found = redis.call('HMGET', session, 'state', 'epoch', 'replica', 'address', 'ended', 'viewer')
 if not found[1] then return {'unknown_session'} end
 if found[1] == CLOSED then return {'session_closed', found[5]} end
-if lost ~= '0' then
+local is_own = ARGV[6] ~= '' and ARGV[6] == found[6]
+if lost ~= '0' and not is_own then
   if is_superseded(lost, found[2]) then return {'superseded'} end
   redis.call('HSET', session, 'epoch', lost)
 end
@@ -34,7 +35,7 @@ local function takes(replica)
   return is_alive(replica) and (kept == replica or (room(replica) or 0) > 0)
 end
 
-if lost ~= '0' or not lives(id) then
+if is_own or lost ~= '0' or not lives(id) then
   -- The replica that it had knows the model's text and picture already, and perhaps its last latents.
   if kept ~= without and takes(kept) then
     replica = kept
@@ -55,8 +56,9 @@ return {'ok', record[1], record[2], record[3], replica, address}
 """
 )
 
-# KEYS 7 controls. ARGV id, replica, live_ms, kept_ms, the epoch that it must follow or ''. With that, a seat
-# that lives goes to the replica where it is kept, which holds it already or was chosen while another drains.
+# KEYS 7 controls. ARGV id, replica, live_ms, kept_ms, the epoch that it must follow or '', viewer. With that
+# epoch, a seat that lives goes to the replica where it is kept: it holds it already, or was chosen while
+# another one drains.
 CLAIM = (
     SEATS
     + """
@@ -74,7 +76,8 @@ if not free then return {'no_engine'} end
 if kept ~= ARGV[2] and free < 1 then return {'engine_full'} end
 sit(ARGV[1], ARGV[2], tonumber(ARGV[3]))
 epoch = redis.call('HINCRBY', session, 'epoch', 1)
-redis.call('HSET', session, 'state', LIVE, 'replica', ARGV[2], 'address', address, 'holder', ARGV[2])
+redis.call('HSET', session, 'state', LIVE, 'replica', ARGV[2], 'address', address, 'holder', ARGV[2],
+  'viewer', ARGV[6])
 redis.call('XADD', KEYS[7], redis.call('HGET', session, 'seq') .. '-*', 'epoch', epoch)
 redis.call('PEXPIRE', session, ARGV[4])
 redis.call('PEXPIRE', KEYS[7], ARGV[4])

@@ -36,6 +36,7 @@ class ResumeService(resume_pb2_grpc.ResumeServiceServicer):
             lost_epoch=request.lost_epoch,
             without=request.without,
             is_planned=request.is_planned,
+            viewer=request.viewer,
         )
         if request.lost_epoch:
             log.info(

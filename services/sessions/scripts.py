@@ -15,7 +15,7 @@ Keys of a model:
 Keys of a session:
     session    hash  record (the Session message as opened, without its picture), image,
                      state (a SessionState), epoch, seq (of the newest control), replica and address (where
-                     its seat is), holder (the replica of the newest claim), tenant, ended (why), ended_ms;
+                     its seat is), holder and viewer (of the newest claim), tenant, ended (why), ended_ms;
                      where it was opened with a key: key_id, token (its hash), token_until_ms, opened_ms,
                      metered_epoch and metered_ms (until when its time is counted), latents,
                      heard_seq and heard_ms (of the newest control), notice ("reason ends_ms")

@@ -66,7 +66,8 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
     async def Claim(self, request: ClaimRequest, context: Context) -> Session:
         admission.check_replica(request.replica)
         after_epoch = request.after_epoch if request.HasField("after_epoch") else None
-        session = await self._opened().store.claim(request.session_id, request.replica, after_epoch)
+        store = self._opened().store
+        session = await store.claim(request.session_id, request.replica, after_epoch, request.viewer)
         try:
             await self._meter(session, session.epoch).tell()
         except ServiceError:

@@ -147,7 +147,13 @@ class SessionStore:
         return _session(*await self._placed(placing.FIND, session_id, [session_id]))
 
     async def place(
-        self, session_id: str, *, lost_epoch: int = 0, without: str = "", is_planned: bool = False
+        self,
+        session_id: str,
+        *,
+        lost_epoch: int = 0,
+        without: str = "",
+        is_planned: bool = False,
+        viewer: str = "",
     ) -> Session:
         """Keeps a seat for the session and says where; see PlaceRequest. A seat that lives stays where it is.
 
@@ -155,10 +161,12 @@ class SessionStore:
         """
         planned = "1" if is_planned else ""
         keep_ms = _ms(self.limits.waiting_seat_s)
-        arguments = [session_id, lost_epoch, without, planned, keep_ms]
+        arguments = [session_id, lost_epoch, without, planned, keep_ms, viewer]
         return _session(*await self._placed(placing.PLACE, session_id, arguments))
 
-    async def claim(self, session_id: str, replica: str, after_epoch: int | None = None) -> Session:
+    async def claim(
+        self, session_id: str, replica: str, after_epoch: int | None = None, viewer: str = ""
+    ) -> Session:
         """Takes the seat for a replica: a new epoch. Raises SeatTaken while one is alive, EngineFull.
 
         after_epoch: raises Superseded where the session was claimed since; see placing.CLAIM.
@@ -172,6 +180,7 @@ class SessionStore:
                 _ms(self.limits.live_seat_s),
                 _ms(self.limits.idle_s),
                 "" if after_epoch is None else after_epoch,
+                viewer,
             ],
         )
         session = _session(*found)

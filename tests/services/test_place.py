@@ -81,6 +81,19 @@ async def test_of_two_that_go_on_with_one_session_one_is_refused(patient: Sessio
         await patient.renew(played, 1)
 
 
+async def test_who_did_not_hear_of_its_own_claim_has_lost_that_seat_too(
+    patient: SessionStore, played: str
+) -> None:
+    """As where an engine dies between claiming a session and saying so."""
+    await patient.place(played, lost_epoch=1, without="a", viewer="mine")
+    await patient.claim(played, "b", after_epoch=1, viewer="mine")
+    with pytest.raises(errors.Superseded):
+        await patient.place(played, lost_epoch=1, without="b", viewer="another's")
+    placed = await patient.place(played, lost_epoch=1, without="b", viewer="mine")
+    assert (placed.replica, placed.epoch) == ("a", 2)
+    assert (await patient.claim(played, "a", after_epoch=2, viewer="mine")).epoch == 3
+
+
 async def test_an_epoch_that_redis_has_lost_is_believed(patient: SessionStore, played: str) -> None:
     """As after a failover to a replica that had not heard of the last claims."""
     await patient.renew(played, 3)
