@@ -63,6 +63,7 @@ class Settings:
     tls: Tls = field(default_factory=Tls)
     replicas: int = 0  # of the engine on Ray; 0: one engine, in this process
     shards: int = 1  # ranks of each replica on Ray
+    lease_s: float = 30.0  # a session keeps its seat so long unwatched
     internal_port: int = 0  # for our own services, on this machine only; 0: a free one
     admin_port: int | None = None  # where tenants are administered; None: nowhere
     api_key_file: str = ""  # with tenants: the key that the page plays with; empty: AAPT_API_KEY
@@ -137,6 +138,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
             address=address,
             redis_url=settings.redis_url,
             redis=settings.redis,
+            lease_s=settings.lease_s,
             admin_address="" if admin_port is None else _address("127.0.0.1", admin_port),
             tls=settings.tls,
         )
