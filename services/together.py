@@ -55,6 +55,7 @@ class Settings:
     frames_per_second: float = 0.0  # 0: the model's own
     slots: int = 4
     redis_url: str = ""  # empty: an embedded Valkey
+    away_s: float = 30.0  # a seat waits so long for a viewer who was there
     replicas: int = 0  # of the engine on Ray; 0: one engine, in this process
     shards: int = 1  # ranks of each replica on Ray
 
@@ -112,7 +113,9 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         leave_s=0.0,  # there is nowhere to go
     )
     services: list[Service] = [
-        SessionService(SessionsSettings(address=address, redis_url=settings.redis_url)),
+        SessionService(
+            SessionsSettings(address=address, redis_url=settings.redis_url, away_s=settings.away_s)
+        ),
         ControlService(ControlSettings(address=address, sessions_address=address)),
         DecoderService(
             model.vae,

@@ -82,7 +82,7 @@ async def test_a_second_viewer_is_refused_and_the_first_goes_on(start: Start, cl
 async def test_a_viewer_that_shows_nothing_loses_its_seat_and_costs_no_one_a_frame(
     start: Start, client: Connect
 ) -> None:
-    addresses = await start(slots=2)
+    addresses = await start(slots=2, away_s=1.0)
     silent, playing, waiting = client(addresses), client(addresses), client(addresses)
     silent.is_showing = False
 
@@ -107,7 +107,7 @@ async def test_a_viewer_that_shows_nothing_loses_its_seat_and_costs_no_one_a_fra
 
 
 async def test_the_slot_of_a_client_that_vanished_can_be_had_again(start: Start, client: Connect) -> None:
-    addresses = await start(slots=1)
+    addresses = await start(slots=1, away_s=1.0)
     gone, next_one = client(addresses), client(addresses)
     async with asyncio.timeout(60):
         async for frame in gone.watch(await gone.open()):
