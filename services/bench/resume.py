@@ -11,6 +11,7 @@ import json
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import aclosing
@@ -22,13 +23,15 @@ from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
-from livevideo.v1.session_pb2 import CloseRequest, GetRequest, OpenRequest, Session
+from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from loadtests.comeback import Sender, Viewer
 from loadtests.report import percentile
 from services.app import open_channel
-from services.bench.fleet import Fleet, Member, running
+from services.bench.faults.fleet import Fleet, Size, running
+from services.bench.faults.processes import Process
 
+CHECKPOINT = Path("checkpoints/road")
 SETTLE_S = 5.0  # an engine that has just started is announced, too
 WITHIN_S = 30.0
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
@@ -125,7 +128,7 @@ class Strikes:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._channels = {member.address: open_channel(member.address) for member in fleet.members.values()}
+        self._channels = {each.address: open_channel(each.address) for each in fleet.processes.values()}
         # The first of them is struck, so the last is asked.
         self._sessions = SessionServiceStub(self._channels[fleet.addresses("sessions")[-1]])
 
@@ -146,7 +149,7 @@ class Strikes:
             victims = [await self._victim(playing, kind) for kind in struck.split("+")]
             struck_at_s = time.monotonic()
             for victim in victims:
-                victim.strike(SIGNALS[by])
+                victim.send(SIGNALS[by])
             try:
                 await playing.frames(96)
             except Exception as error:
@@ -166,18 +169,17 @@ class Strikes:
         await self._sessions.Close(CloseRequest(session_id=playing.session.session_id))
         for victim in victims:
             if by == "stop":
-                victim.strike(signal.SIGCONT)
-                continue
-            await victim.end()
-            await victim.start()
-            await self._fleet.until_open(victim)
+                victim.send(signal.SIGCONT)
+            else:
+                await victim.stop()
+        await self._fleet.mended()
         await asyncio.sleep(SETTLE_S)
 
-    async def _victim(self, playing: Playing, kind: str) -> Member:
+    async def _victim(self, playing: Playing, kind: str) -> Process:
+        name = f"{kind}-1"
         if kind == "engine":
-            found = await self._sessions.Get(GetRequest(session_id=playing.session.session_id))
-            return self._fleet.members[found.replica]
-        return self._fleet.members[f"{kind}-1"]
+            name = await self._fleet.engine_of(playing.session.session_id)
+        return self._fleet.processes[name]
 
     async def close(self) -> None:
         for channel in self._channels.values():
@@ -189,15 +191,17 @@ async def measure(
 ) -> list[Outcome]:
     """So many strikes of each kind: who is struck, and by what."""
     outcomes, chance = list[Outcome](), random.Random(seed)
-    async with running(logs=logs) as fleet:
-        strikes = Strikes(fleet)
-        for struck, by in kinds:
-            outcome = Outcome(struck, by)
-            for _ in range(times):
-                await strikes.strike(struck, by, outcome, chance)
-            outcomes.append(outcome)
-            told(outcome.row())
-        await strikes.close()
+    with tempfile.TemporaryDirectory(prefix="fleet-") as temporary:
+        folder = logs or Path(temporary)
+        async with running(folder, CHECKPOINT, Size(2, 2, 2, 2)) as fleet:
+            strikes = Strikes(fleet)
+            for struck, by in kinds:
+                outcome = Outcome(struck, by)
+                for _ in range(times):
+                    await strikes.strike(struck, by, outcome, chance)
+                outcomes.append(outcome)
+                told(outcome.row())
+            await strikes.close()
     return outcomes
 
 
