@@ -13,18 +13,20 @@ RAY ?=
 SHARDS ?=
 REPLICAS ?=
 
-.PHONY: help play record train ablations bench gpu-check test lint format protos clean
+.PHONY: help play record train ablations bench faults gpu-check test lint fuzz format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
 	@echo 'make play RAY=1 SHARDS=2   the same with the engine on Ray, here or at RAY_ADDRESS, on so many ranks'
 	@echo 'make bench    measure this machine, for half an hour; ARGS="--minutes 1 --crowds" for a short one'
+	@echo 'make faults   kill, stop and cut off services while players play; ARGS="--kills 20 --runs 1" for a short one'
 	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
 	@echo 'make record   record 400 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
 	@echo 'make ablations  train and judge what docs/results.md compares, for hours more'
 	@echo 'make test     run the tests;                              ARGS="-k tick" for some'
-	@echo 'make lint     ruff, mypy, the import rule, the protos'
+	@echo 'make lint     ruff, mypy, the import rule, the protos, known vulnerabilities'
+	@echo 'make fuzz     send anything to what strangers reach;     ARGS="--seconds 600" for longer'
 	@echo 'make format   let ruff arrange the code'
 	@echo 'make protos   generate the messages from protos/ into gen/'
 	@echo 'make clean    remove what was generated; .venv, data and runs stay'
@@ -41,6 +43,9 @@ bench: .venv/installed gen/generated
 	@$(BIN)/python -m services.bench $(ARGS)
 	@$(BIN)/python -m aapt.bench
 	@$(BIN)/python -m aapt.train.bench
+
+faults: .venv/installed gen/generated
+	@$(BIN)/python -m services.bench.faults $(ARGS)
 
 record: .venv/developing
 	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 300 $(ARGS)
@@ -75,6 +80,11 @@ lint: .venv/developing gen/generated
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/buf lint protos
+	@$(BIN)/python .ci/audit
+
+fuzz: .venv/with-fuzz gen/generated
+	@for target in gate picture message page url; do \
+		$(BIN)/python -m tests.fuzz $$target --found out/fuzz/$$target $(ARGS) || exit 1; done
 
 format: .venv/developing
 	@$(BIN)/ruff check --fix
@@ -101,6 +111,11 @@ clean:
 .venv/with-ray: .venv/installed
 	@echo 'Installing Ray'
 	@$(PIP) --quiet --editable '.[ray]'
+	@touch $@
+
+.venv/with-fuzz: .venv/developing
+	@echo 'Installing the fuzzer'
+	@$(PIP) --quiet --editable '.[fuzz]'
 	@touch $@
 
 .venv/developing: .venv/installed

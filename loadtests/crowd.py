@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 import grpc
 
 from livevideo.v1.session_pb2 import OpenRequest
-from loadtests.player import Addresses, Player, Script, add_addresses
+from loadtests.comeback import Silence
+from loadtests.player import Addresses, Player, Script, add_addresses, chosen_addresses
 from loadtests.report import Measurements, Report, percentile
 
 ARRIVE_EVERY_S = 0.5
@@ -55,7 +56,7 @@ async def play_together(
     """Let `players` arrive half a second apart and play until `seconds` after the last has come."""
     reports: list[Report] = []
     refusals: list[grpc.aio.AioRpcError] = []
-    broken: list[grpc.aio.AioRpcError] = []
+    broken: list[grpc.aio.AioRpcError | Silence] = []
 
     async def one(number: int) -> None:
         await asyncio.sleep(number * ARRIVE_EVERY_S)
@@ -67,6 +68,8 @@ async def play_together(
             reports.append(await player.play(script, stays_s, wanted=wanted, on_frame=playing.append))
         except grpc.aio.AioRpcError as error:
             (broken if playing else refusals).append(error)
+        except Silence as silence:
+            broken.append(silence)
         finally:
             await player.close()
 
@@ -107,7 +110,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--model", default="", help="default: the only one there is")
     options = parser.parse_args()
-    addresses = Addresses(options.sessions, options.control, options.frames)
+    addresses = chosen_addresses(options)
     script = Script.load(options.script)
     outcome = asyncio.run(play_together(addresses, options.players, options.seconds, script, options.model))
     print(outcome.to_json())

@@ -12,7 +12,8 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,13 +23,16 @@ from tqdm import tqdm
 
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
-from livevideo.v1.frame_pb2 import FrameFormat, Shown, WatchRequest, WatchStart
+from livevideo.v1.frame_pb2 import FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
-from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
+from livevideo.v1.session_pb2 import CloseRequest, GetRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from loadtests.comeback import Sender, Silence, Viewer
 from loadtests.eyes import Eyes
 from loadtests.movie import Movie, movie_at, to_rgb
 from loadtests.report import Measurements, Report
+from services.credentials import bearer, from_file_or_environment
+from services.errors import BadSetting
 
 SCRIPTS = Path(__file__).parent / "scripts"
 FORMATS = {"rgb8": FrameFormat.FRAME_FORMAT_RGB8, "jpeg": FrameFormat.FRAME_FORMAT_JPEG}
@@ -37,11 +41,16 @@ OPEN_DEADLINE_S = 15.0
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where the three services are that a player speaks to, host:port."""
+    """Where the three services are that a player speaks to: host:port, or several with commas between.
+
+    Where one is lost, the player comes back through the next. And a key, where tenants need one.
+    """
 
     sessions: str
     control: str
     frames: str
+    api_key: str = field(default="", repr=False)
+    ca_file: Path | None = None  # PEM, who signs their certificates; None: they are spoken to in plain text
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,15 @@ class Script:
 def add_addresses(parser: argparse.ArgumentParser) -> None:
     """The options that `Addresses` is made of."""
     for name in ("sessions", "control", "frames"):
-        parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT")
+        parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT[,HOST:PORT]")
+    parser.add_argument("--api-key-file", default="", help="the tenant's key (default: AAPT_API_KEY)")
+    parser.add_argument("--ca-file", type=Path, help="PEM, who signs the services' certificates")
+
+
+def chosen_addresses(options: argparse.Namespace) -> Addresses:
+    """What `add_addresses` was given."""
+    api_key = from_file_or_environment(options.api_key_file)
+    return Addresses(options.sessions, options.control, options.frames, api_key, options.ca_file)
 
 
 class Driver(Protocol):
@@ -95,10 +112,14 @@ class Player:
     """One session, from opening to closing."""
 
     def __init__(self, addresses: Addresses) -> None:
-        self._channels = {a: grpc.aio.insecure_channel(a) for a in vars(addresses).values()}
-        self._sessions = SessionServiceStub(self._channels[addresses.sessions])
-        self._control = ControlServiceStub(self._channels[addresses.control])
-        self._frames = FrameServiceStub(self._channels[addresses.frames])
+        told = (addresses.sessions, addresses.control, addresses.frames)
+        sessions, controls, frames = (each.split(",") for each in told)
+        reached = {*sessions, *controls, *frames}
+        self._channels = {address: _dialled(address, addresses.ca_file) for address in reached}
+        self._api_key = addresses.api_key
+        self._sessions = SessionServiceStub(self._channels[sessions[0]])
+        self._controls = [ControlServiceStub(self._channels[each]) for each in controls]
+        self._decoders = [FrameServiceStub(self._channels[each]) for each in frames]
 
     async def play(
         self,
@@ -109,35 +130,44 @@ class Player:
         picture_format: str = "jpeg",
         movie: Movie | None = None,
         on_frame: Callable[[Measurements], None] = lambda _: None,
+        waits: bool = False,
     ) -> Report:
-        """Play for `seconds` after the first frame, and report. Raises AioRpcError where it is refused."""
+        """Play for `seconds` after the first frame, and report. Raises AioRpcError where it is refused.
+
+        `waits`: in the queue, where there is no seat.
+        """
         opened_at_s = time.monotonic()
-        session = await self._open(wanted or OpenRequest())
+        request = wanted or OpenRequest()
+        session = await (self._wait(request) if waits else self._open(request))
         measured = Measurements(1 / session.model.frames_per_second, opened_at_s)
-        shown: asyncio.Queue[int] = asyncio.Queue()
-        keys = asyncio.create_task(self._press(session, driver, measured))
-        watch = self._frames.Watch(self._say(session, picture_format, shown))
+        viewer = Viewer(self._decoders, session, FORMATS[picture_format])
+        sender = Sender(self._controls, session)
+        keys = asyncio.create_task(self._press(session, driver, sender, measured))
+        token = bearer(session.token)
         ends_at_s = float("inf")
         try:
-            async for response in watch:
-                if response.WhichOneof("said") != "frame":
-                    continue
-                now_s = time.monotonic()
-                measured.frame(response.frame, now_s)
-                shown.put_nowait(response.frame.index)
-                picture = to_rgb(response.frame.picture, picture_format, session.model)
-                driver.look(picture)
-                if movie is not None:
-                    movie.add(picture)
-                on_frame(measured)
-                ends_at_s = min(ends_at_s, now_s + seconds)
-                if now_s >= ends_at_s:
-                    break
+            async with aclosing(viewer.frames()) as frames:
+                async for frame in frames:
+                    now_s = time.monotonic()
+                    measured.frame(frame, now_s)
+                    viewer.show(frame.index)
+                    picture = to_rgb(frame.picture, picture_format, session.model)
+                    driver.look(picture)
+                    if movie is not None:
+                        movie.add(picture)
+                    on_frame(measured)
+                    ends_at_s = min(ends_at_s, now_s + seconds)
+                    if now_s >= ends_at_s:
+                        break
+                else:
+                    asked = GetRequest(session_id=session.session_id)
+                    found = await self._sessions.Get(asked, metadata=token)
+                    print(f"the session was ended: {found.ended}", file=sys.stderr)
         finally:
-            watch.cancel()
+            measured.comebacks = viewer.comebacks.count + sender.comebacks.count
             keys.cancel()
             await asyncio.gather(keys, return_exceptions=True)
-            await self._sessions.Close(CloseRequest(session_id=session.session_id))
+            await self._sessions.Close(CloseRequest(session_id=session.session_id), metadata=token)
         return measured.report()
 
     async def close(self) -> None:
@@ -150,34 +180,49 @@ class Player:
         deadline_s = time.monotonic() + OPEN_DEADLINE_S
         while True:
             try:
-                return await self._sessions.Open(wanted, wait_for_ready=True, timeout=OPEN_DEADLINE_S)
+                return await self._sessions.Open(
+                    wanted,
+                    wait_for_ready=True,
+                    timeout=OPEN_DEADLINE_S,
+                    metadata=bearer(self._api_key),
+                )
             except grpc.aio.AioRpcError as refusal:
                 if refusal.code() != grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline_s:
                     raise
                 await asyncio.sleep(0.1)
 
-    async def _press(self, session: Session, driver: Driver, measured: Measurements) -> None:
-        async def events() -> AsyncIterator[ControlEvent]:
+    async def _wait(self, wanted: OpenRequest) -> Session:
+        async for said in self._sessions.Wait(wanted, metadata=bearer(self._api_key)):
+            if said.HasField("session"):
+                return said.session
+            wait = f", for about {said.place.expected_wait_s:.0f} s" if said.place.expected_wait_s else ""
+            print(f"number {said.place.position} in the queue{wait}", file=sys.stderr)
+        raise ValueError("the queue has ended without a seat")
+
+    async def _press(self, session: Session, driver: Driver, sender: Sender, measured: Measurements) -> None:
+        async def press() -> None:
             seq = 0
             async for down in driver.play():
                 seq += 1
                 measured.control(seq, time.monotonic())
-                yield ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=down))
+                sender.send(ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=down)))
 
-        async for receipt in self._control.Send(events()):
-            outcome = receipt.WhichOneof("outcome")
-            measured.controls_accepted += outcome == "accepted"
-            measured.controls_obeyed += outcome == "obeyed"
-            if outcome == "refused":
-                print(f"control {receipt.seq} refused: {receipt.refused.message}", file=sys.stderr)
+        pressing = asyncio.create_task(press())
+        try:
+            async for receipt in sender.receipts():
+                outcome = receipt.WhichOneof("outcome")
+                measured.controls_accepted += outcome == "accepted"
+                measured.controls_obeyed += outcome == "obeyed"
+                if outcome == "refused":
+                    print(f"control {receipt.seq} refused: {receipt.refused.message}", file=sys.stderr)
+        finally:
+            pressing.cancel()
 
-    async def _say(
-        self, session: Session, picture_format: str, shown: asyncio.Queue[int]
-    ) -> AsyncIterator[WatchRequest]:
-        start = WatchStart(session_id=session.session_id, format=FORMATS[picture_format])
-        yield WatchRequest(start=start)
-        while True:
-            yield WatchRequest(shown=Shown(frame_index=await shown.get()))
+
+def _dialled(address: str, ca_file: Path | None) -> grpc.aio.Channel:
+    if ca_file is None:
+        return grpc.aio.insecure_channel(address)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
 
 
 def _advance(progress: "tqdm[Any]") -> None:
@@ -185,7 +230,7 @@ def _advance(progress: "tqdm[Any]") -> None:
 
 
 async def _play(options: argparse.Namespace) -> Report:
-    player = Player(Addresses(options.sessions, options.control, options.frames))
+    player = Player(chosen_addresses(options))
     movie = movie_at(options.save) if options.save else None
     driver: Driver = Eyes() if options.script == "eyes" else Script.load(options.script)
     wanted = OpenRequest(model=options.model, seed=options.seed, prompt=options.prompt)
@@ -202,6 +247,7 @@ async def _play(options: argparse.Namespace) -> Report:
                 picture_format=options.format,
                 movie=movie,
                 on_frame=lambda measured: _advance(progress),
+                waits=options.wait,
             )
         finally:
             if movie is not None:
@@ -226,13 +272,20 @@ def main() -> int:
     parser.add_argument("--image", type=Path, help="first picture, PNG or JPEG of the model's size")
     parser.add_argument("--prompt", default="")
     parser.add_argument("--seed", type=int, default=0, help="0: the service chooses")
+    parser.add_argument("--wait", action="store_true", help="in the queue, where there is no seat")
     parser.add_argument("--save", type=Path, help="write what was seen, as .mp4 or .webp")
     parser.add_argument("--json", action="store_true", help="no progress bar; one line of JSON, last")
     options = parser.parse_args()
     try:
         report = asyncio.run(_play(options))
+    except BadSetting as refusal:
+        print(refusal.message, file=sys.stderr)
+        return 2
     except grpc.aio.AioRpcError as refusal:
         print(f"refused: {refusal.code().name}: {refusal.details()}", file=sys.stderr)
+        return 2
+    except Silence as silence:
+        print(f"given up: {silence}", file=sys.stderr)
         return 2
     print(report.to_json())
     return 0

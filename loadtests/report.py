@@ -16,6 +16,8 @@ class Report:
     late_ratio: frames that came more than one frame period after their place in time. The place moves with a
     stall, so that one stall is not counted for ever.
     index_gaps: frames that were skipped or sent again.
+    duplicates: those of them that were sent again.
+    comebacks: how often Watch or Send was lost and called again.
     control_to_frame: from a control being sent to the first frame that obeys it having arrived.
     """
 
@@ -32,6 +34,8 @@ class Report:
     step_p50_s: float
     decode_p50_s: float
     index_gaps: int
+    duplicates: int
+    comebacks: int
     first_frame_s: float
     stages_p50_s: dict[str, float]
 
@@ -55,6 +59,8 @@ class Measurements:
     controls_obeyed: int = 0
     late_frames: int = 0
     index_gaps: int = 0
+    duplicates: int = 0
+    comebacks: int = 0
     longest_gap_s: float = 0.0
     _next_index: int = 0
     _anchor_s: float = 0.0
@@ -68,6 +74,7 @@ class Measurements:
         """A frame has arrived."""
         if frame.index != self._next_index:
             self.index_gaps += 1
+            self.duplicates += frame.index < self._next_index
         self._next_index = frame.index + 1
         if self.arrivals_s:
             self.longest_gap_s = max(self.longest_gap_s, now_s - self.arrivals_s[-1])
@@ -111,6 +118,8 @@ class Measurements:
             step_p50_s=stages["step"],
             decode_p50_s=stages["decode"],
             index_gaps=self.index_gaps,
+            duplicates=self.duplicates,
+            comebacks=self.comebacks,
             first_frame_s=round(self.arrivals_s[0] - self.opened_at_s, 3),
             stages_p50_s=stages,
         )

@@ -1,40 +1,54 @@
 """Every refusal: one class, one sentence, one gRPC code.
 
-`services.app` turns a ServiceError into its status, with `reason` and `retry-after-s` in the trailing
-metadata; `from_status` turns such a status back into the same class on the caller's side.
+`services.app` turns a ServiceError into its status, with `reason`, `retry-after-s` and google.rpc's details
+in the trailing metadata; `from_status` turns such a status back into the same class on the caller's side.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Self
 
 import grpc
+
+from services import details
 
 REASON_KEY = "reason"
 RETRY_KEY = "retry-after-s"
 
 
 class ServiceError(Exception):
-    """A refusal; its message says what was asked, what is so, and what to do."""
+    """A refusal; its message says what was asked, what is so, and what to do.
+
+    facts: what a program may want to know of it, by name, e.g. {"position": "3"}.
+    retry_s: when to try again where the refusal itself does not say; None: it would not help.
+    """
 
     code: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
     reason: ClassVar[str] = "internal"
+    retry_s: ClassVar[float | None] = None
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, facts: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = self.retry_s if retry_after_s is None else retry_after_s
+        self.facts = dict(facts or {})
 
     @classmethod
-    def relayed(cls, message: str, retry_after_s: float | None) -> Self:
+    def relayed(
+        cls, message: str, retry_after_s: float | None, facts: Mapping[str, str] | None = None
+    ) -> Self:
         """The same refusal as another service worded it, whatever the subclass's own constructor takes."""
         error = cls.__new__(cls)
-        ServiceError.__init__(error, message, retry_after_s=retry_after_s)
+        ServiceError.__init__(error, message, retry_after_s=retry_after_s, facts=facts)
         return error
 
-    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+    def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         retry = () if self.retry_after_s is None else ((RETRY_KEY, f"{self.retry_after_s:g}"),)
-        return ((REASON_KEY, self.reason), *retry)
+        code = self.code.value[0]
+        rich = details.packed(code, self.message, self.reason, self.retry_after_s, self.facts)
+        return ((REASON_KEY, self.reason), *retry, (details.KEY, rich))
 
 
 class BadRequest(ServiceError):
@@ -44,8 +58,7 @@ class BadRequest(ServiceError):
     reason = "bad_request"
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
+        super().__init__(f"{field}: {message}", facts={"field": field})
 
 
 class UnknownSession(ServiceError):
@@ -69,11 +82,78 @@ class SessionClosed(ServiceError):
     reason = "session_closed"
 
 
+class Preempted(SessionClosed):
+    """The seat went to a tenant of higher priority, after the notice that the session was given."""
+
+    reason = "preempted"
+    retry_s = 5.0
+
+
+class TimeUp(SessionClosed):
+    """The session has played, or stood idle, for as long as its tenant's quotas allow."""
+
+    reason = "time_up"
+
+
+class Revoked(SessionClosed):
+    """The key that the session was opened with, or its whole tenant, was revoked."""
+
+    reason = "revoked"
+
+
+class Unauthenticated(ServiceError):
+    """The call brings no key or token that is good for it."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "unauthenticated"
+
+
+class QuotaExceeded(ServiceError):
+    """The tenant may not have more of this; others may."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "quota_exceeded"
+
+    def __init__(self, tenant: str, quota: str, message: str, *, retry_after_s: float | None = None) -> None:
+        facts = {"tenant": tenant, "quota": quota}
+        super().__init__(f"tenant {tenant} {message}", retry_after_s=retry_after_s, facts=facts)
+
+
+class TooManyStreams(ServiceError):
+    """The session has as many streams of this kind as it may have; use one of them, or end one first."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "too_many_streams"
+    retry_s = 1.0
+
+
+class TenantExists(ServiceError):
+    """There is a tenant of this name already."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "tenant_exists"
+
+
+class UnknownTenant(ServiceError):
+    """No tenant has this name, or no key of the tenant has this id."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "unknown_tenant"
+
+
 class SeatTaken(ServiceError):
     """The session is being watched already; it has one viewer."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "seat_taken"
+    retry_s = 3.0
+
+
+class ReplicaTaken(ServiceError):
+    """Two engines have one name; a name belongs to the one that announced itself first, while it lives."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "replica_taken"
 
 
 class EngineFull(ServiceError):
@@ -81,6 +161,13 @@ class EngineFull(ServiceError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "engine_full"
+    retry_s = 5.0
+
+
+class QueueFull(EngineFull):
+    """Every slot is taken, and as many wait for one as may wait; try again later."""
+
+    reason = "queue_full"
 
 
 class OutOfMemory(EngineFull):
@@ -94,6 +181,15 @@ class DecoderFull(ServiceError):
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "decoder_full"
+    retry_s = 5.0
+
+
+class TooBusy(ServiceError):
+    """This instance has more of such work than it can do at once; try again soon."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "too_busy"
+    retry_s = 1.0
 
 
 class NoEngine(ServiceError):
@@ -101,6 +197,7 @@ class NoEngine(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "no_engine"
+    retry_s = 2.0
 
 
 class StoreUnavailable(ServiceError):
@@ -108,6 +205,7 @@ class StoreUnavailable(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "store_unavailable"
+    retry_s = 1.0
 
 
 class PeerUnavailable(ServiceError):
@@ -115,6 +213,14 @@ class PeerUnavailable(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "peer_unavailable"
+    retry_s = 1.0
+
+
+class CallerNotAllowed(ServiceError):
+    """The caller's certificate names nobody who may call this port."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "caller_not_allowed"
 
 
 class Superseded(ServiceError):
@@ -129,6 +235,7 @@ class ViewerGone(ServiceError):
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "viewer_gone"
+    retry_s = 0.5
 
 
 class StepFailed(ServiceError):
@@ -136,6 +243,7 @@ class StepFailed(ServiceError):
 
     code = grpc.StatusCode.INTERNAL
     reason = "step_failed"
+    retry_s = 0.5
 
 
 class ServiceStopping(ServiceError):
@@ -143,6 +251,7 @@ class ServiceStopping(ServiceError):
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "service_stopping"
+    retry_s = 0.5
 
 
 class PortTaken(ServiceError):
@@ -182,11 +291,13 @@ class BadSetting(ServiceError):
 
 def from_status(error: grpc.aio.AioRpcError) -> ServiceError | None:
     """The refusal that a service sent, or PeerUnavailable when none answered; None for any other failure."""
-    sent = {key: value for key, value in error.trailing_metadata() or () if isinstance(value, str)}
+    trailing = error.trailing_metadata() or ()
+    sent = {key: value for key, value in trailing if isinstance(value, str)}
+    rich = next((value for _, value in trailing if isinstance(value, bytes)), b"")
     message = error.details() or ""
     for refusal in _kinds(ServiceError):
         if refusal.reason == sent.get(REASON_KEY):
-            return refusal.relayed(message, _retry_after_s(sent))
+            return refusal.relayed(message, _retry_after_s(sent), details.facts_in(rich))
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return PeerUnavailable(f"a service that is needed does not answer: {message}", retry_after_s=1.0)
     return None

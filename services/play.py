@@ -17,7 +17,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning th
 import uvloop
 
 from services import app, telemetry
-from services.errors import ServiceError
+from services.errors import BadSetting, ServiceError
+from services.sessions.connection import RedisAccess, check_url
+from services.settings import settings_from_env
+from services.tls import Tls
 from services.together import CHECKPOINTS, Settings, running
 
 FAST_ENOUGH_LATE_RATIO = 0.01
@@ -39,7 +42,10 @@ async def _serve(settings: Settings, opens_browser: bool) -> None:
     """Ends only by a ServiceError, when the world can no longer be played."""
     async with running(settings) as addresses:
         print(f"\n  A world is awake. Drive it with the arrow keys:\n\n    page   {addresses.page}")
-        print(f"    gRPC   {addresses.grpc}\n\n  Ctrl-C stops it.\n", flush=True)
+        print(f"    gRPC   {addresses.grpc}")
+        if addresses.admin:
+            print(f"    admin  {addresses.admin}")
+        print("\n  Ctrl-C stops it.\n", flush=True)
         if opens_browser and _has_screen():
             webbrowser.open(addresses.page)
         await addresses.until_broken()
@@ -59,6 +65,7 @@ async def check(settings: Settings, seconds: float) -> dict[str, Any]:
         player = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "loadtests.player", "--script", "road-lap", "--seconds", f"{seconds:g}"),
             *("--sessions", address, "--control", address, "--frames", address, "--json"),
+            *(("--ca-file", settings.tls.tls_ca_file) if settings.tls.tls_ca_file else ()),
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await player.communicate()
@@ -80,20 +87,12 @@ def played_in_real_time(report: dict[str, Any], frames_per_second: float = 24.0)
 
 def main() -> int:
     options = _options()
-    telemetry.start_logging(options.log_level)
-    chosen = options.checkpoint or CHECKPOINTS / options.preset
-    settings = Settings(
-        checkpoint=chosen,
-        host=options.host,
-        grpc_port=0 if options.check else options.grpc_port,
-        web_port=0 if options.check else options.web_port,
-        metrics_port=options.metrics_port,
-        frames_per_second=options.frames_per_second,
-        slots=options.slots,
-        redis_url=options.redis_url,
-        replicas=options.replicas if options.ray else 0,
-        shards=options.shards,
-    )
+    telemetry.start_logging(options.log_level, service="play")
+    try:
+        settings = _settings(options)
+    except ServiceError as refusal:
+        print(f"cannot play: {refusal}", file=sys.stderr)
+        return 2
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             if not options.check:
@@ -108,6 +107,28 @@ def main() -> int:
         print("fast enough: it played in real time" if is_fast_enough else "too slow to play in real time")
     print(json.dumps(report))
     return 0 if is_fast_enough else 1
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """What is secret comes from the environment, never from flags. Raises BadSetting."""
+    chosen = options.checkpoint or CHECKPOINTS / options.preset
+    return Settings(
+        checkpoint=chosen,
+        host=options.host,
+        grpc_port=0 if options.check else options.grpc_port,
+        web_port=0 if options.check else options.web_port,
+        metrics_port=options.metrics_port,
+        frames_per_second=options.frames_per_second,
+        slots=options.slots,
+        redis_url=options.redis_url or os.environ.get("REDIS_URL", ""),
+        redis=settings_from_env(RedisAccess),
+        tls=settings_from_env(Tls),
+        replicas=options.replicas if options.ray else 0,
+        shards=options.shards,
+        internal_port=0 if options.check else options.internal_port,
+        admin_port=options.admin_port,
+        api_key_file=options.api_key_file,
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -131,13 +152,25 @@ def _options() -> argparse.Namespace:
         "--slots", type=_number(int, 1, 64), default=4, help="sessions at once, if the machine is fast enough"
     )
     parser.add_argument(
-        "--redis-url", type=_redis_url, default="", help="an external Redis or Valkey (default: embedded)"
+        "--redis-url",
+        type=_redis_url,
+        default="",
+        help="an external Redis or Valkey (default: the variable REDIS_URL, or embedded)",
     )
     parser.add_argument("--ray", action="store_true", help="run the engine as a deployment on Ray Serve")
     parser.add_argument(
         "--shards", type=_number(int, 1, 64), default=1, help="with --ray: ranks that share every latent"
     )
     parser.add_argument("--replicas", type=_number(int, 1, 64), default=1, help="with --ray: engines")
+    parser.add_argument(
+        "--internal-port", type=port, default=0, help="where our own services call (default: a free one)"
+    )
+    parser.add_argument(
+        "--admin-port", type=port, help="where tenants are administered, on this machine only (default: none)"
+    )
+    parser.add_argument(
+        "--api-key-file", default="", help="with tenants: the key the page plays with (default: AAPT_API_KEY)"
+    )
     parser.add_argument("--log-level", default="WARNING", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     parser.add_argument(
         "--check", type=_number(float, 1, 3600), metavar="SECONDS", help="play by itself, measure, and say so"
@@ -168,8 +201,16 @@ def _number(kind: Callable[[str], float], least: float, most: float) -> Callable
 
 
 def _redis_url(text: str) -> str:
-    if text and text.partition("://")[0] not in ("redis", "rediss", "unix"):
-        raise argparse.ArgumentTypeError("is no URL of a Redis; begin it with redis://, rediss:// or unix://")
+    if "@" in text:
+        raise argparse.ArgumentTypeError(
+            "holds a user or a password, which everybody sees in the list of processes; set the variable"
+            " REDIS_URL instead"
+        )
+    try:
+        if text:
+            check_url(text)
+    except BadSetting as refusal:
+        raise argparse.ArgumentTypeError(refusal.message) from refusal
     return text
 
 

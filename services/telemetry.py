@@ -6,6 +6,7 @@ tenants at once, so those metrics have no tenant.
 
 import json
 import logging
+import re
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -38,14 +39,32 @@ STEP = Histogram(
     buckets=_EDGES_S,
 )
 DECODE = Histogram("decode_seconds", "From one latent to its pixels", ("tenant", "model"), buckets=_EDGES_S)
+ADMISSION = Histogram(
+    "admission_seconds",
+    "From a session being asked for to the decision; `opened`, or why not",
+    ("outcome",),
+    buckets=_EDGES_S,
+)
+SESSIONS_ENDED = Counter(
+    "sessions_ended_total", "Sessions that ended while they were played", ("tenant", "model", "reason")
+)
 SESSIONS_LIVE = Gauge("sessions_live", "Sessions that an engine plays now", ("tenant", "model"))
 SLOTS_FREE = Gauge("slots_free", "Slots of this engine that no session holds", ("model",))
 READY = Gauge("ready_seconds", "From the beginning of the process to its first readiness", ("service",))
 CONTROLS_REFUSED = Counter(
     "controls_refused_total", "Controls that changed nothing", ("tenant", "model", "reason")
 )
+LOGS_DROPPED = Counter("logs_dropped_total", "Logs of sessions that made room for newer ones", ("tenant",))
 LATENTS_SKIPPED = Counter(
     "latents_skipped_total", "Latents that a session did not get in their tick", ("tenant", "model", "reason")
+)
+
+
+# Passwords in URLs, keys and tokens as calls bear them, and what is written like a tenant's key.
+_SECRETS = (
+    re.compile(r'(://[^/@\s"]*:)[^@\s"]+(?=@)'),
+    re.compile(r'((?i:bearer)\s+)[^\s"]+'),
+    re.compile(r"(aapt_[\w.-]{1,64}_[0-9a-f]{12}_)[\w-]{43}"),
 )
 
 
@@ -74,19 +93,27 @@ class Log:
 
 
 class JsonLines(logging.Formatter):
-    """Each record as one line of JSON; records of other libraries become events too."""
+    """Each record as one line of JSON, without secrets; records of other libraries become events too."""
+
+    def __init__(self, service: str = "") -> None:
+        """`service`: whose the lines of other libraries are; empty: the library's own."""
+        super().__init__()
+        self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "service": getattr(record, "service", record.name),
+            "service": getattr(record, "service", self._service or record.name),
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        said = json.dumps(line, default=str)
+        for secret in _SECRETS:
+            said = secret.sub(r"\1***", said)
+        return said
 
 
 def logger(service: str) -> Log:
@@ -94,8 +121,8 @@ def logger(service: str) -> Log:
     return Log(service)
 
 
-def start_logging(level: str = "INFO") -> None:
+def start_logging(level: str = "INFO", service: str = "") -> None:
     """Sends every log line to standard error as JSON, instead of whatever was set before."""
     lines = logging.StreamHandler(sys.stderr)
-    lines.setFormatter(JsonLines())
+    lines.setFormatter(JsonLines(service))
     logging.basicConfig(level=level.upper(), handlers=[lines], force=True)

@@ -9,7 +9,7 @@ import socket
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ from services.engine.service import EngineService
 from services.engine.service import Settings as EngineSettings
 from services.engine.world import on_one_device
 from services.errors import BadSetting, ServiceError, refusal_in
+from services.ports import InternalService
+from services.sessions.connection import RedisAccess
 from services.sessions.service import SessionService
 from services.sessions.service import Settings as SessionsSettings
 from services.status import Readiness
+from services.tls import Tls
 from services.web.service import Settings as WebSettings
 from services.web.service import WebService
 
@@ -39,6 +42,7 @@ log = telemetry.logger("together")
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 READY_S = 30.0
+INTERNAL_HOST = "127.0.0.1"
 DECODER_HEADROOM = 0.5  # the engine's steps take their share of the same process
 DEPLOYED_S = 180.0  # Ray starts, then every replica
 
@@ -54,9 +58,15 @@ class Settings:
     metrics_port: int = 0  # 0: no metrics
     frames_per_second: float = 0.0  # 0: the model's own
     slots: int = 4
-    redis_url: str = ""  # empty: an embedded Valkey
+    redis_url: str = field(default="", repr=False)  # empty: an embedded Valkey
+    redis: RedisAccess = field(default_factory=RedisAccess)
+    tls: Tls = field(default_factory=Tls)
     replicas: int = 0  # of the engine on Ray; 0: one engine, in this process
     shards: int = 1  # ranks of each replica on Ray
+    lease_s: float = 30.0  # a session keeps its seat so long unwatched
+    internal_port: int = 0  # for our own services, on this machine only; 0: a free one
+    admin_port: int | None = None  # where tenants are administered; None: nowhere
+    api_key_file: str = ""  # with tenants: the key that the page plays with; empty: AAPT_API_KEY
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,13 @@ class Addresses:
 
     grpc: str
     page: str
+    internal: str
+    admin: str
     until_broken: Callable[[], Coroutine[Any, Any, None]]
 
 
 class Together:
-    """Several services bound to one port, started in order; those that were started stop in reverse."""
+    """Several services bound to the same ports, started in order; those that were started stop in reverse."""
 
     name = "play"
 
@@ -82,6 +94,10 @@ class Together:
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
         return [name for service in self._services for name in service.bind(server)]
+
+    def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
+        internal = [service for service in self._services if isinstance(service, InternalService)]
+        return [name for service in internal for name in service.bind_internal(server)]
 
     async def start(self) -> None:
         for service in self._services:
@@ -100,22 +116,41 @@ class Together:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Addresses]:
     """Everything, up and ready, for as long as the block lasts. Raises a ServiceError where it cannot be."""
-    free_port = _free_port(settings.host)
+    free_port, readiness = _free_port(settings.host), Readiness()
+    if settings.metrics_port:
+        status.serve(settings.host, settings.metrics_port, readiness, settings.tls)
     model = load(settings.checkpoint)
     address = _address(settings.host, settings.grpc_port or free_port)
+    # Nobody but ourselves calls there, also where players come from other machines.
+    internal = _address(INTERNAL_HOST, settings.internal_port or _free_port(INTERNAL_HOST))
     engine = EngineSettings(
-        address=address,
-        advertised_address=address,
-        sessions_address=address,
+        address=internal,
+        advertised_address=internal,
+        sessions_address=internal,
+        tls=settings.tls,
         slots=settings.slots,
         checkpoint=str(settings.checkpoint.absolute()),
+        is_drained=False,  # there is nowhere to go
+    )
+    admin_port = settings.admin_port
+    sessions = SessionService(
+        SessionsSettings(
+            address=address,
+            redis_url=settings.redis_url,
+            redis=settings.redis,
+            lease_s=settings.lease_s,
+            admin_address="" if admin_port is None else _address("127.0.0.1", admin_port),
+            tls=settings.tls,
+        )
     )
     services: list[Service] = [
-        SessionService(SessionsSettings(address=address, redis_url=settings.redis_url)),
-        ControlService(ControlSettings(address=address, sessions_address=address)),
+        sessions,
+        ControlService(ControlSettings(address=address, sessions_address=internal, tls=settings.tls)),
         DecoderService(
             model.vae,
-            DecoderSettings(address=address, sessions_address=address, headroom=DECODER_HEADROOM),
+            DecoderSettings(
+                address=address, sessions_address=internal, headroom=DECODER_HEADROOM, tls=settings.tls
+            ),
         ),
     ]
     here: EngineService | None = None
@@ -123,9 +158,14 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         told = described(model.preset, settings.frames_per_second)
         here = EngineService(on_one_device(model, settings.slots), told, engine)
         services.append(here)
-    together, readiness = Together(services), Readiness()
+    together = Together(services)
     host = Host(
-        together, address=address, trouble=here.trouble if here else lambda: None, readiness=readiness
+        together,
+        address=address,
+        internal_address=internal,
+        tls=settings.tls,
+        trouble=lambda: sessions.trouble() or (here.trouble() if here else None),
+        readiness=readiness,
     )
     web = WebService(
         WebSettings(
@@ -133,10 +173,10 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
             sessions_address=address,
             control_address=address,
             frames_address=address,
+            api_key_file=settings.api_key_file,
+            tls=settings.tls,
         )
     )
-    if settings.metrics_port:
-        status.serve(settings.host, settings.metrics_port, readiness)
     async with AsyncExitStack() as stack:
         # Each is harmless where nothing was started; a host that did not start to its end stops nothing.
         for stop in (together.stop, host.stop, web.stop):
@@ -147,7 +187,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         async def until_broken() -> None:
             await (asyncio.Event().wait() if deployment is None else until_ended(deployment))
 
-        yield Addresses(address, f"http://{web.page_address}", until_broken)
+        yield Addresses(address, web.page_url, internal, sessions.admin_address, until_broken)
 
 
 async def _start(
@@ -162,9 +202,11 @@ async def _start(
         await host.start()
         if settings.replicas:
             deployment = await stack.enter_async_context(_deployed(settings, engine))
-            await app.until_one_ends(_until_announced(engine.address, within_s), until_ended(deployment))
+            await app.until_one_ends(
+                _until_announced(host.address, settings.tls, within_s), until_ended(deployment)
+            )
         else:
-            await _until_announced(engine.address, within_s)
+            await _until_announced(host.address, settings.tls, within_s)
         return deployment
     except ValueError as error:
         raise BadSetting(f"the services could not be started (look at {look_at}): {error}") from error
@@ -190,9 +232,9 @@ def _deployed(settings: Settings, engine: EngineSettings) -> AbstractAsyncContex
     )
 
 
-async def _until_announced(address: str, within_s: float) -> None:
+async def _until_announced(address: str, tls: Tls, within_s: float) -> None:
     """Until *sessions* knows of the engine: who comes before that would be refused."""
-    async with app.open_channel(address) as channel:
+    async with app.open_channel(address, tls) as channel:
         stub = session_pb2_grpc.SessionServiceStub(channel)
         async with asyncio.timeout(within_s):
             while not (await stub.ListModels(ListModelsRequest())).models:  # noqa: ASYNC110 (another service)

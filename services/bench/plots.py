@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from aapt.bench.results import RESULTS
+from services.bench.faults.scenarios import SCENARIOS
 from services.bench.running import SAMPLE_S
 
 PROMISED = 99.9  # per cent of the frames in time
@@ -45,6 +46,25 @@ def plot_memory(soak: dict[str, Any], out: Path) -> None:
     _save(figure, out)
 
 
+def plot_faults(outcomes: list[dict[str, Any]], out: Path) -> None:
+    """How long the picture of the player who was struck stood still, each run a dot."""
+    runs = [(each.name, each.pause_s, _pauses(outcomes, each.name)) for each in reversed(SCENARIOS)]
+    runs = [(name, promised_s, pauses_s) for name, promised_s, pauses_s in runs if pauses_s]
+    figure, axis = plt.subplots(figsize=(8, 0.8 + 0.3 * len(runs)))
+    for place, (_, promised_s, pauses_s) in enumerate(runs):
+        axis.plot(pauses_s, [place] * len(pauses_s), "o", color="tab:blue", alpha=0.3, markersize=5)
+        axis.plot([promised_s], [place], "|", color="tab:red", markersize=14, markeredgewidth=2)
+    axis.plot([], [], "|", color="tab:red", markersize=10, markeredgewidth=2, label="promised")
+    axis.set(xscale="log", xlabel="the picture stood still, s", yticks=range(len(runs)))
+    axis.set_yticklabels([name for name, _, _ in runs])
+    axis.legend(loc="lower right")
+    _save(figure, out)
+
+
+def _pauses(outcomes: list[dict[str, Any]], scenario: str) -> list[float]:
+    return [each["pause_s"] for each in outcomes if each["scenario"] == scenario]
+
+
 def _save(figure: Any, out: Path) -> None:
     for axis in figure.axes:
         axis.grid(alpha=0.3)
@@ -60,6 +80,8 @@ def main() -> None:
         plot_crowds(results["crowds"]["outcomes"], Path("docs/crowds.png"))
     if "soak" in results:
         plot_memory(results["soak"], Path("docs/soak.png"))
+    if "faults" in results:
+        plot_faults(results["faults"]["outcomes"], Path("docs/faults.png"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import grpc
 from tqdm import tqdm
 
 from livevideo.v1.session_pb2 import OpenRequest
+from loadtests.comeback import Silence
 from loadtests.player import Addresses, Player, Script
 from loadtests.report import Report
 from services.bench.running import Running, running
@@ -61,7 +62,7 @@ async def soak(minutes: float, script: str, seed: int = 0) -> Soak:
             counts["vanished"] += vanishes
             try:
                 reports.extend(await _come_and_go(service.address, stay_s, script, vanishes))
-            except grpc.aio.AioRpcError:
+            except (grpc.aio.AioRpcError, Silence):
                 counts["refused"] += 1
                 await asyncio.sleep(1.0)
 

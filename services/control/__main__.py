@@ -4,4 +4,4 @@ from services.app import run
 from services.control.service import ControlService, Settings
 
 if __name__ == "__main__":
-    run(Settings, ControlService)
+    run(Settings, ControlService, trouble=ControlService.trouble)

@@ -1,7 +1,10 @@
 """ControlGate: lets a control through, or says why not. No clock, no I/O: the caller says what time it is."""
 
+import copy
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
 
 from livevideo.v1.control_pb2 import BodyPose, CameraPose, ControlEvent, Keys, Look, Prompt, Refused
 from livevideo.v1.session_pb2 import Model
@@ -10,6 +13,14 @@ MAX_PROMPT_BYTES = 2000
 MAX_JOINTS = 256
 _PI = 3.1415927410125732  # pi as a float32, which is what a client that sends pi sends
 _UNIT_TOLERANCE = 0.01  # of a quaternion's length
+
+
+@dataclass
+class _Bucket:
+    """What may still be let through at once."""
+
+    tokens: float
+    filled_at_s: float | None = None
 
 
 class ControlGate:
@@ -21,9 +32,18 @@ class ControlGate:
         self._tracks = frozenset(model.tracks)
         self._controls_per_s = controls_per_s
         self._burst = burst
-        self._tokens = float(burst)
-        self._filled_at_s: float | None = None
+        self._bucket = _Bucket(float(burst))
         self._newest_seq = 0
+
+    def of_stream(self) -> Self:
+        """The gate of one stream: floods are counted over all of a session's, numbers for each alone.
+
+        What one let through may be lost behind it, and is then sent again on another, under its old number;
+        what is really old, *sessions* refuses.
+        """
+        gate = copy.copy(self)
+        gate._newest_seq = 0
+        return gate
 
     def refusal(self, event: ControlEvent, now_s: float) -> Refused | None:
         """None lets it through and remembers its seq. `now_s` is any clock that does not go back."""
@@ -33,13 +53,14 @@ class ControlGate:
         return refused
 
     def _flooded(self, now_s: float) -> Refused | None:
-        passed_s = 0.0 if self._filled_at_s is None else max(0.0, now_s - self._filled_at_s)
-        self._filled_at_s = now_s
-        self._tokens = min(float(self._burst), self._tokens + passed_s * self._controls_per_s)
-        if self._tokens < 1.0:
+        bucket = self._bucket
+        passed_s = 0.0 if bucket.filled_at_s is None else max(0.0, now_s - bucket.filled_at_s)
+        bucket.filled_at_s = now_s
+        bucket.tokens = min(float(self._burst), bucket.tokens + passed_s * self._controls_per_s)
+        if bucket.tokens < 1.0:
             limit = f"{self._controls_per_s:g} controls a second"
             return _refused("flood", f"more than {limit} came; send fewer, and this one again if it matters")
-        self._tokens -= 1.0
+        bucket.tokens -= 1.0
         return None
 
     def _old(self, seq: int) -> Refused | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from livevideo.v1.session_pb2 import Session
 from services.control.gate import ControlGate
-from services.errors import BadRequest
+from services.errors import TooManyStreams
 
 
 @dataclass
@@ -45,19 +45,19 @@ class Gates:
 
     @contextmanager
     def entered(self, session: Session) -> Iterator[ControlGate]:
-        """The session's gate, for one stream. Raises BadRequest where it has as many as it may have."""
+        """The session's gate, for one stream. Raises TooManyStreams where it has as many as it may have."""
         self._forget()
         session_id = session.session_id
         shared = self._open.get(session_id) or self._idle.pop(session_id, None) or self._made(session)
         if shared.streams >= self._streams_per_session:
-            raise BadRequest(
-                "session_id",
+            raise TooManyStreams(
                 f"{shared.streams} streams send its controls already; send on one of them, or end one first",
+                retry_after_s=1.0,
             )
         shared.streams += 1
         self._open[session_id] = shared
         try:
-            yield shared.gate
+            yield shared.gate.of_stream()
         finally:
             shared.streams -= 1
             if not shared.streams:
@@ -65,7 +65,9 @@ class Gates:
                 self._idle[session_id] = self._open.pop(session_id)
 
     def _made(self, session: Session) -> _Shared:
-        return _Shared(ControlGate(session.model, controls_per_s=self._controls_per_s, burst=self._burst))
+        most = min(self._controls_per_s, session.controls_per_s or self._controls_per_s)
+        burst = max(1, round(self._burst * most / self._controls_per_s))
+        return _Shared(ControlGate(session.model, controls_per_s=most, burst=burst))
 
     def _forget(self) -> None:
         full_again_s = self._clock() - self._burst / self._controls_per_s

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -12,9 +12,14 @@ from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Refused
 from livevideo.v1.session_pb2 import GetRequest, PushRequest, Session, SessionState
 from services import telemetry
 from services.app import Context, open_channel, until_one_ends
+from services.channel import Channel
 from services.control.gate import ControlGate
 from services.control.gates import Gates
-from services.errors import BadRequest, SessionClosed
+from services.credentials import Metadata, carried
+from services.endings import ended
+from services.errors import BadRequest, from_status
+from services.settings import check
+from services.tls import Tls
 
 log = telemetry.logger("control")
 
@@ -25,12 +30,16 @@ class Settings:
 
     address: str = "127.0.0.1:50051"  # where it listens, host:port
     metrics_port: int = 0  # where Prometheus reads, on the same host; 0: nowhere
-    sessions_address: str = "127.0.0.1:50052"  # where *sessions* listens, host:port
+    sessions_address: str = "127.0.0.1:50062"  # internal address of *sessions*, host:port
     controls_per_s: float = 200.0  # most controls a second for one session
     burst: int = 100  # controls that one session may send at once after a silence
     streams_per_session: int = 8  # most Send calls of one session here; each holds a connection to Redis
     first_event_s: float = 5.0  # longest wait for a stream's first event, which names the session
     get_s: float = 5.0  # longest wait for *sessions* to say which session it is
+    tls: Tls = field(default_factory=Tls)
+
+    def __post_init__(self) -> None:
+        check(self, burst=1, streams_per_session=1)
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
@@ -46,14 +55,18 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             streams_per_session=self._settings.streams_per_session,
             clock=time.monotonic,
         )
-        self._channel: grpc.aio.Channel | None = None
+        self._channel: Channel | None = None
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
         control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
         return [control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name]
 
     async def start(self) -> None:
-        self._channel = open_channel(self._settings.sessions_address)
+        self._channel = open_channel(self._settings.sessions_address, self._settings.tls)
+
+    def trouble(self) -> str | None:
+        """Why no control can be taken, where that is so."""
+        return self._channel.trouble("sessions") if self._channel else None
 
     async def stop(self) -> None:
         if self._channel is not None:
@@ -68,17 +81,28 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             return
         if self._channel is None:
             raise RuntimeError("control was asked before it was started; await start() first")
-        stub = session_pb2_grpc.SessionServiceStub(self._channel)
-        session = await stub.Get(GetRequest(session_id=first.session_id), timeout=self._settings.get_s)
-        if session.state == SessionState.SESSION_STATE_CLOSED:
-            raise SessionClosed(f"session {session.session_id} has ended; open a new one")
+        credentials = carried(context)
+        session = await self._found(self._channel, first.session_id, credentials)
         with self._gates.entered(session) as gate:
-            push = stub.Push()
+            push = session_pb2_grpc.SeatServiceStub(self._channel).Push(metadata=credentials)
             try:
                 send = _Send(session, gate, push, context)
                 await until_one_ends(send.forward_all(first, request_iterator), send.bring_receipts())
+            except grpc.aio.AioRpcError as error:
+                if from_status(error) is None:  # a write that was under way when Push ended loses the reason
+                    await self._found(self._channel, session.session_id, credentials)
+                raise
             finally:
                 push.cancel()
+
+    async def _found(self, channel: Channel, session_id: str, credentials: Metadata) -> Session:
+        """Raises SessionClosed, and what *sessions* refuses."""
+        session = await session_pb2_grpc.SessionServiceStub(channel).Get(
+            GetRequest(session_id=session_id), timeout=self._settings.get_s, metadata=credentials
+        )
+        if session.state == SessionState.SESSION_STATE_CLOSED:
+            raise ended(f"session {session.session_id}", session.ended)
+        return session
 
 
 async def _first(events: AsyncIterator[ControlEvent], within_s: float) -> ControlEvent | None:
@@ -133,7 +157,11 @@ class _Send:
             await self._write(ControlReceipt(seq=event.seq, refused=refused))
             return
         event.session_id = self._session.session_id
-        await self._push.write(PushRequest(event=event, received_at_s=received_at_s))
+        try:
+            await self._push.write(PushRequest(event=event, received_at_s=received_at_s))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # The call has ended, and a write does not know why: whoever reads the receipts is told.
+            await asyncio.Event().wait()
 
     async def _write(self, receipt: ControlReceipt) -> None:
         if receipt.HasField("refused"):

@@ -21,4 +21,4 @@ def service(settings: Settings) -> DecoderService:
 
 
 if __name__ == "__main__":
-    app.run(Settings, service)
+    app.run(Settings, service, trouble=DecoderService.trouble)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from aapt.shapes import FRAMES_PER_LATENT
+from aapt.shapes import FRAMES_PER_LATENT, first_frame
 from aapt.vae.streaming import StreamingVAE
 from livevideo.v1.engine_pb2 import Latent, Seated, StageTimes
 from livevideo.v1.frame_pb2 import Frame, Watching, WatchResponse
@@ -18,6 +18,7 @@ from livevideo.v1.session_pb2 import Session
 from services import telemetry
 from services.decoder.clock import FrameClock, Place
 from services.decoder.encoders import Encoder, Picture
+from services.decoder.rejoin import going_on
 from services.decoder.source import LatentSource
 
 
@@ -31,11 +32,7 @@ class Rendered:
     encode_s: list[float]
     handover_s: float
     ready_s: float
-
-    @property
-    def first_index(self) -> int:
-        """Index of its first frame: latent 0 is one frame, every other one four."""
-        return max(0, FRAMES_PER_LATENT * (self.latent.index - 1) + 1)
+    first_index: int  # of the first of them; frames that the viewer has seen are left out
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,10 @@ class Playback:
         executor: Executor,
         *,
         latents_in_flight: int,
+        from_frame: int,
         on_rendered: Callable[[float], None],
     ) -> None:
+        """from_frame: index of the first frame that the viewer has not seen; 0: whatever comes next."""
         self._source = source
         self._session = session
         self._codec = codec
@@ -68,17 +67,17 @@ class Playback:
         self._executor = executor
         self._latents_in_flight = latents_in_flight
         self._on_rendered = on_rendered
+        self._from_frame = from_frame
         # Bounded by the credits: no more latents come than may be in flight.
-        self._coming: asyncio.Queue[Seated | Rendered | _End] = asyncio.Queue()
-        self._sent = 0  # frames
+        self._coming: asyncio.Queue[Watching | Rendered | _End] = asyncio.Queue()
+        self._sent = 0  # frames, and those that the viewer had seen before
         self._sent_at_s: float | None = None
 
     def shown(self, frame_index: int) -> None:
         """The viewer has shown this frame and all before it: a latent shown to its end lets another come."""
         newest = min(frame_index, self._sent - 1)
         if newest >= 0:
-            latents_shown = newest // FRAMES_PER_LATENT + 1
-            self._source.allow(latents_shown + self._latents_in_flight)
+            self._source.allow(newest // FRAMES_PER_LATENT + 1 + self._latents_in_flight)
 
     def end(self, error: Exception | None) -> None:
         """Send what is ready, and no more."""
@@ -86,26 +85,38 @@ class Playback:
 
     async def render(self) -> None:
         """Bring latents and make frames of them, until the session ends."""
-        loop = asyncio.get_running_loop()
         try:
-            async with aclosing(self._source.latents(self._session)) as latents:
+            async with aclosing(self._source.latents()) as latents:
                 async for said in latents:
                     if isinstance(said, Latent):
-                        self._coming.put_nowait(
-                            await loop.run_in_executor(self._executor, self._render, said)
-                        )
+                        await self._bring(said)
                     else:
-                        self._coming.put_nowait(said)
+                        await self._begin(said)
         except Exception as error:
             self.end(error)
         else:
             self.end(None)
 
+    async def _begin(self, seated: Seated) -> None:
+        self._sent, known = going_on(seated, self._from_frame, self._codec.looks_back)
+        self._from_frame = self._sent
+        self._coming.put_nowait(
+            Watching(model=seated.model, format=self._encoder.format, next_index=self._sent)
+        )
+        self.shown(self._sent - 1)
+        for latent in known:
+            await self._bring(latent)
+
+    async def _bring(self, latent: Latent) -> None:
+        rendered = await asyncio.get_running_loop().run_in_executor(self._executor, self._render, latent)
+        if rendered.pictures:
+            self._coming.put_nowait(rendered)
+
     async def responses(self) -> AsyncGenerator[WatchResponse, None]:
         """What the viewer gets, each frame when it is due. Raises what ended the session before its time."""
         while not isinstance(said := await self._coming.get(), _End):
-            if isinstance(said, Seated):
-                yield WatchResponse(watching=Watching(model=said.model, format=self._encoder.format))
+            if isinstance(said, Watching):
+                yield WatchResponse(watching=said)
                 continue
             for i, picture in enumerate(said.pictures):
                 index = said.first_index + i
@@ -159,11 +170,16 @@ class Playback:
         telemetry.DECODE.labels(self._session.tenant, self._session.model.name).observe(decode_s)
         pictures: list[Picture] = []
         encode_s: list[float] = []
-        for frame in frames:
+        # A codec that begins with a later latent makes one frame of it: the last.
+        first_index = first_frame(latent.index + 1) - len(frames)
+        seen = max(0, self._from_frame - first_index)
+        for frame in frames[seen:]:
             start_s = time.monotonic()
             pictures.append(self._encoder.encode(np.ascontiguousarray(frame)))
             encode_s.append(time.monotonic() - start_s)
         took_s = decode_s + sum(encode_s)
         self._on_rendered(took_s)
         handover_s = max(0.0, time.time() - latent.made_at_s - took_s) if latent.made_at_s else 0.0
-        return Rendered(latent, pictures, decode_s, encode_s, handover_s, time.monotonic())
+        return Rendered(
+            latent, pictures, decode_s, encode_s, handover_s, time.monotonic(), first_index + seen
+        )

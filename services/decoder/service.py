@@ -1,34 +1,43 @@
 """`DecoderService`: the decoder on a gRPC port."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import grpc
 import torch
 
-from aapt.shapes import FRAMES_PER_LATENT
+from aapt.shapes import FRAMES_PER_LATENT, latent_of
 from aapt.vae.model import VideoVAE
 from aapt.vae.streaming import StreamingVAE, for_serving
-from livevideo.v1 import frame_pb2_grpc, session_pb2_grpc
+from livevideo.v1 import frame_pb2_grpc, resume_pb2_grpc, session_pb2_grpc
 from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
 from services import telemetry
 from services.app import Context, open_channel
+from services.channel import Channel
+from services.credentials import carried
 from services.decoder.clock import FrameClock
 from services.decoder.encoders import encoder_for
 from services.decoder.playback import Playback
 from services.decoder.room import Room
-from services.decoder.source import LatentSource
-from services.errors import BadRequest, BadSetting, ServiceStopping, SessionClosed, ViewerGone
+from services.decoder.source import LatentSource, Patience
+from services.endings import ended
+from services.errors import BadRequest, BadSetting, ServiceStopping, ViewerGone
+from services.tls import Tls
 
 if TYPE_CHECKING:
+    from livevideo.v1.resume_pb2_grpc import ResumeServiceAsyncStub
     from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 log = telemetry.logger("decoder")
+
+_LEAVE_EVERY_S = 0.05  # between two viewers that are sent elsewhere
+_LEAVE_S = 3.0  # longest wait for the frames that they were promised
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Settings:
 
     address: str = "127.0.0.1:50054"  # where it listens
     metrics_port: int = 0  # 0: no metrics
-    sessions_address: str = "127.0.0.1:50052"
+    sessions_address: str = "127.0.0.1:50062"  # internal address of *sessions*, host:port
     checkpoint: str = "checkpoints/road"  # folder; only its codec is read
     device: str = ""  # "cuda:1", "cpu"; empty: the first GPU, or the CPU where there is none
     playout_delay_s: float = 0.03  # frames wait this long, so that a latent may be a little late
@@ -46,6 +55,9 @@ class Settings:
     first_message_s: float = 5.0  # longest wait for a viewer to name the session
     write_s: float = 2.0  # longest wait for a viewer to take a frame; as long as an engine waits for credit
     patience_s: float = 5.0  # how long a broken session is tried again
+    hang_s: float = 0.8  # an engine that owes a latent for so long is given up
+    seated_s: float = 3.0  # and one that owes a seat to a session that was played already
+    opened_s: float = 10.0  # or to a new one
     jpeg_quality: int = 90  # 1 to 95
     key_period_s: float = 2.0  # between two key frames of H.264
     codec_threads: int = 1  # sessions that are decoded at the same time
@@ -53,6 +65,7 @@ class Settings:
     headroom: float = 0.8  # share of their time that may be spent, or no more viewers are taken
     # What a viewer takes: the codec's tails, the latents that are kept, the frames that wait.
     session_bytes: int = 64 << 20
+    tls: Tls = field(default_factory=Tls)
 
     def __post_init__(self) -> None:
         for name in ("codec_threads", "torch_threads", "latents_in_flight", "past_latents"):
@@ -75,8 +88,11 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         self._executor = ThreadPoolExecutor(
             settings.codec_threads, "codec", torch.set_num_threads, (settings.torch_threads,)
         )
-        self._channel: grpc.aio.Channel | None = None
+        self._channel: Channel | None = None
         self._playbacks: set[Playback] = set()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self._is_stopping = False
         self._room = Room(
             threads=settings.codec_threads, headroom=settings.headroom, session_bytes=settings.session_bytes
         )
@@ -86,11 +102,20 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         return ("livevideo.v1.FrameService",)
 
     async def start(self) -> None:
-        self._channel = open_channel(self._settings.sessions_address)
+        self._channel = open_channel(self._settings.sessions_address, self._settings.tls)
+
+    def trouble(self) -> str | None:
+        """Why nobody can watch, where that is so."""
+        return self._channel.trouble("sessions") if self._channel else None
 
     async def stop(self) -> None:
-        for playback in self._playbacks:
-            playback.end(ServiceStopping("this decoder stops; watch at another", retry_after_s=0.5))
+        self._is_stopping = True
+        for playback in [*self._playbacks]:
+            playback.end(ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0))
+            await asyncio.sleep(_LEAVE_EVERY_S)  # the next decoder needs a moment for each
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_S):
+                await self._emptied.wait()
         if self._channel is not None:
             await self._channel.close()
         self._executor.shutdown(wait=False)
@@ -100,9 +125,13 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         self, request_iterator: AsyncIterator[WatchRequest], context: Context
     ) -> None:
         start = await _first(request_iterator, self._settings.first_message_s)
-        session = await self._sessions.Get(GetRequest(session_id=start.session_id), timeout=5.0)
+        if self._is_stopping:
+            raise ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0)
+        session = await self._sessions.Get(
+            GetRequest(session_id=start.session_id), timeout=5.0, metadata=carried(context)
+        )
         if session.state == SESSION_STATE_CLOSED:
-            raise SessionClosed(f"session {start.session_id} has ended; open a new one")
+            raise ended(f"session {start.session_id}", session.ended)
         self._room.check(len(self._playbacks), FRAMES_PER_LATENT / session.model.frames_per_second)
         playback = self._playback(start, session)
         tasks = [
@@ -110,6 +139,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             asyncio.create_task(_take_shown(request_iterator, playback)),
         ]
         self._playbacks.add(playback)
+        self._emptied.clear()
         log.info("watch began", session=start.session_id, format=start.format)
         try:
             async with aclosing(playback.responses()) as responses:
@@ -117,6 +147,8 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
                     await self._write(response, context)
         finally:
             self._playbacks.discard(playback)
+            if not self._playbacks:
+                self._emptied.set()
             for task in tasks:
                 task.cancel()
             # How it ended is said behind the frames that were sent; whoever does not read them keeps no call.
@@ -141,12 +173,20 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         encoder = encoder_for(
             start.format, model, jpeg_quality=settings.jpeg_quality, key_period_s=settings.key_period_s
         )
+        patience = Patience(
+            broken_s=settings.patience_s,
+            hang_s=max(settings.hang_s, 4 * FRAMES_PER_LATENT / model.frames_per_second),
+            seated_s=settings.seated_s,
+            opened_s=settings.opened_s,
+        )
         source = LatentSource(
-            self._sessions,
+            self._resume,
             start.session_id,
             limit=settings.latents_in_flight,
             kept=settings.past_latents,
-            patience_s=settings.patience_s,
+            patience=patience,
+            from_index=latent_of(start.from_frame_index),
+            tls=settings.tls,
         )
         return Playback(
             source,
@@ -156,8 +196,14 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             FrameClock(model.frames_per_second, settings.playout_delay_s),
             self._executor,
             latents_in_flight=settings.latents_in_flight,
+            from_frame=start.from_frame_index,
             on_rendered=self._room.rendered,
         )
+
+    @property
+    def _resume(self) -> "ResumeServiceAsyncStub":
+        assert self._channel is not None, "start() comes before the first call"
+        return resume_pb2_grpc.ResumeServiceStub(self._channel)
 
     @property
     def _sessions(self) -> "SessionServiceAsyncStub":
@@ -178,8 +224,10 @@ async def _first(requests: AsyncIterator[WatchRequest], within_s: float) -> Watc
 
 
 async def _take_shown(requests: AsyncIterator[WatchRequest], playback: Playback) -> None:
-    async for request in requests:
-        if request.WhichOneof("said") != "shown":
-            playback.end(BadRequest("shown", "after `start` only `shown` is taken"))
-            return
-        playback.shown(request.shown.frame_index)
+    try:
+        async for request in requests:
+            if request.WhichOneof("said") != "shown":
+                raise BadRequest("shown", "after `start` only `shown` is taken")
+            playback.shown(request.shown.frame_index)
+    except BadRequest as refusal:
+        playback.end(refusal)

@@ -20,4 +20,4 @@ def service(settings: Settings) -> EngineService:
 
 
 if __name__ == "__main__":
-    app.run(Settings, service, max_message_bytes=app.MAX_WINDOW_BYTES, trouble=EngineService.trouble)
+    app.run(Settings, service, trouble=EngineService.trouble)

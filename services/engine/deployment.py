@@ -49,7 +49,7 @@ class Settings:
     """
 
     ray_address: str = ""  # of the cluster, host:port; empty: one on this machine, for as long as this runs
-    replicas: int = 1
+    replicas: int = 1  # engines, each with a port of its own
     shards: int = 1  # ranks of each replica; they share every latent
     cpus_per_rank: float = 1.0
     gpus_per_rank: float = 0.0  # 0: ranks compute on CPUs
@@ -80,24 +80,26 @@ class EngineReplica:
     """One replica: a gang of ranks, of which this process is the first, and the service on its own port."""
 
     async def __init__(self, settings: Settings, engine: EngineSettings) -> None:  # type: ignore[misc]
-        telemetry.start_logging()
+        telemetry.start_logging(service="engine")
         self._failure = ""
         self._host: app.Host | None = None
+        readiness = Readiness()
+        if engine.metrics_port:
+            _serve_status(settings, engine, readiness)
         place = ray.util.get_current_placement_group()
         assert place is not None, "Serve gives every replica its bundles"
         self._gang = await asyncio.to_thread(Gang, ranks(settings, engine), place)
         model = described(checkpoint.read_preset(Path(engine.checkpoint)), settings.frames_per_second)
         name = f"engine-{serve.get_replica_context().replica_id.unique_id}"
-        own = replace(engine, replica=name, advertised_address="")  # which is known when the port is
+        leave_s = min(engine.leave_s, 0.8 * settings.drain_s)
+        # The address is known when the port is.
+        own = replace(engine, replica=name, advertised_address="", leave_s=leave_s)
         watched = Gpus(name, environ={"CUDA_VISIBLE_DEVICES": self._gang.gpus})
         self._service = EngineService(self._gang.world, model, own, watched)
-        readiness = Readiness()
-        if engine.metrics_port:
-            _serve_status(settings, engine.metrics_port, readiness)
         self._host = app.Host(
             self._service,
             address=f"{settings.listen_host}:0",
-            max_message_bytes=app.MAX_WINDOW_BYTES,
+            tls=engine.tls,
             trouble=self._service.trouble,
             readiness=readiness,
         )
@@ -125,6 +127,7 @@ class EngineReplica:
                 self._failure = str(error)
         if self._host is not None:
             log.error("replica failed", failure=self._failure)
+            await self._service.engine.stop()  # nothing is left to move at leisure
             await self._stop()
 
     async def _stop(self) -> None:
@@ -203,11 +206,12 @@ def run(settings: Settings, engine: EngineSettings, stopped: threading.Event) ->
 
 
 def main() -> None:
-    telemetry.start_logging()
+    app.read_options("services.engine.deployment", Settings, EngineSettings)
+    telemetry.start_logging(service="engine")
     stopped = threading.Event()
     try:
         settings, engine = settings_from_env(Settings), settings_from_env(EngineSettings)
-        telemetry.start_logging(settings.log_level)
+        telemetry.start_logging(settings.log_level, service="engine")
         if settings.ends_with_stdin:
             threading.Thread(target=_until_stdin_ends, args=(stopped,), daemon=True).start()
         run(settings, engine, stopped)
@@ -221,12 +225,13 @@ def _until_stdin_ends(stopped: threading.Event) -> None:
     stopped.set()
 
 
-def _serve_status(settings: Settings, first_port: int, readiness: Readiness) -> None:
-    for port in range(first_port, first_port + settings.replicas):
+def _serve_status(settings: Settings, engine: EngineSettings, readiness: Readiness) -> None:
+    ports = range(engine.metrics_port, engine.metrics_port + settings.replicas)
+    for port in ports:
         try:
-            status.serve(settings.listen_host, port, readiness)
+            status.serve(settings.listen_host, port, readiness, engine.tls)
         except PortTaken:
-            if port == first_port + settings.replicas - 1:
+            if port == ports[-1]:
                 raise
         else:
             log.info("metrics served", port=port)

@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 _RETRY_AFTER_S = 5.0
 _PATIENT_PERIODS = 3
+_STUCK_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Engine:
         self._session_bytes = session_bytes
         self._available_bytes = available_bytes
         self._trouble: str | None = None
+        self._stepping_since_s: float | None = None
         self._executor = executor or ThreadPoolExecutor(1, "world", torch.set_num_threads, (torch_threads,))
         self._sleep = sleep
         self._on_tick = on_tick
@@ -90,6 +92,11 @@ class Engine:
         return len(self._free_slots)
 
     @property
+    def past_needed(self) -> int:
+        """How many of a session's last latents the world needs to go on, besides the first two."""
+        return self._world.window + 2
+
+    @property
     def step_s(self) -> float:
         """What a step takes for one session. 0: not measured yet."""
         return self._capacity.step_s(1)
@@ -97,11 +104,14 @@ class Engine:
     @property
     def slots_offered(self) -> int:
         """How many sessions may be seated at once: as many as there are slots and time in every period."""
-        return 0 if self._is_stopping or self._trouble else self._capacity.seats(self._world.slots)
+        return 0 if self._is_stopping or self.trouble else self._capacity.seats(self._world.slots)
 
     @property
     def trouble(self) -> str | None:
-        """Why nobody can be seated, where that is so: the last slot that was wanted could not be had."""
+        """Why nobody can be seated, where that is so: no slot could be had, or a step does not end."""
+        since_s = self._stepping_since_s
+        if since_s is not None and (runs_s := self.clock() - since_s) > max(_STUCK_S, 4 * self.period_s):
+            return f"a step has been running for {runs_s:.1f} s"
         return self._trouble
 
     def admit(self) -> Residence:
@@ -152,27 +162,70 @@ class Engine:
                 self._free_slots.append(slot)
 
     async def open(
-        self, residence: Residence, mailbox: Mailbox, image: Tensor | None, prompt: str, seed: int
-    ) -> None:
+        self,
+        residence: Residence,
+        mailbox: Mailbox,
+        image: Tensor | None,
+        prompt: str,
+        seed: int,
+        again: Sequence[Turn] | None = None,
+    ) -> list[Made]:
         """Begin a session at the beginning; its latent 0 goes out with the first credit.
 
-        Raises OutOfMemory.
+        again: turns from latent 1 on that are made at once, since they were made before. What was made so is
+        returned, and does not go out. Raises OutOfMemory.
         """
         residence.check()
         latent = await self._in_memory(lambda: self._world.open(residence.slot, image, prompt, seed))
         self._trouble = None
-        first = Made(0, latent, self._steering().rows(self._still), self._still)
-        residence.begin(mailbox, self._steering(), 1, first, self.clock())
+        steering, still = self._steering(), replace(self._still, standing_prompt=prompt)
+        first = Made(0, latent, self._steering().rows(still), still)
+        if again is None:
+            residence.begin(mailbox, steering, 1, first, self.clock())
+            return []
+        made = [first, *await self._make_again(residence, steering, 1, again)]
+        residence.begin(mailbox, steering, len(made), None, self.clock())
+        return made
 
-    async def resume(
-        self, residence: Residence, mailbox: Mailbox, past: Past, prompt: str, seed: int
-    ) -> None:
-        """Go on with a session that was played elsewhere. Raises ValueError where `past` does not do, and
-        OutOfMemory."""
+    async def rebuild(self, residence: Residence, past: Past, prompt: str, seed: int) -> None:
+        """Build up the world of a session that was played elsewhere; `go_on` lets it play.
+
+        Raises ValueError where `past` does not do, and OutOfMemory.
+        """
         residence.check()
         await self._in_memory(lambda: self._world.resume(residence.slot, past, prompt, seed))
         self._trouble = None
-        residence.begin(mailbox, self._steering(), max(past.latents) + 1, None, self.clock())
+
+    async def extend(self, residence: Residence, since: Past, prompt: str | None) -> None:
+        """Take in what was made elsewhere after `rebuild`. prompt: a new one. Raises ValueError."""
+        residence.check()
+
+        def extended() -> None:
+            if prompt is not None:
+                self._world.set_prompt(residence.slot, prompt)
+            self._world.extend(residence.slot, since)
+
+        await self._in_memory(extended)
+
+    async def go_on(
+        self,
+        residence: Residence,
+        mailbox: Mailbox,
+        next_index: int,
+        stood: Turn | None = None,
+        again: Sequence[Turn] = (),
+    ) -> list[Made]:
+        """Let a session play on from `next_index`. stood: what held before.
+
+        again: turns that are made at once, since they were made before; what was made so is returned.
+        """
+        steering = self._steering()
+        if stood is not None:
+            steering.rows(stood)
+        made = await self._make_again(residence, steering, next_index, again)
+        residence.check()
+        residence.begin(mailbox, steering, next_index + len(made), None, self.clock())
+        return made
 
     async def run(self) -> None:
         """Tick at start + n periods, each phase in its turn, until `stop`.
@@ -238,13 +291,11 @@ class Engine:
 
         def timed() -> tuple[dict[int, Tensor], float, float]:
             start_s = self.clock()
-            for residence in due:
-                if (prompt := turns[residence.slot].prompt) is not None:
-                    self._world.set_prompt(residence.slot, prompt)
-            made = self._world.step({residence.slot: controls[residence.slot] for residence in due})
+            made = self._turn({each.slot: (turns[each.slot], controls[each.slot]) for each in due})
             return made, self.clock() - start_s, time.time()
 
         while True:
+            self._stepping_since_s = self.clock()
             try:
                 latents, step_s, made_at_s = await self._in_memory(timed)
                 break
@@ -261,6 +312,8 @@ class Engine:
                         StepFailed("the step that this session shared failed; go on from its last latents")
                     )
                 return 0.0
+            finally:
+                self._stepping_since_s = None
         self._capacity.measured(len(due), step_s)
         for residence in due:
             # Who left while the step ran gets nothing; the slot may be another's by now.
@@ -270,6 +323,25 @@ class Engine:
                 index, latent = residence.next_index, latents[slot]
                 residence.deliver(Made(index, latent, controls[slot], turn, wait_s, step_s, made_at_s))
         return step_s
+
+    def _turn(self, due: Mapping[int, tuple[Turn, Tensor]]) -> dict[int, Tensor]:
+        """In the world's thread: one latent more for each slot, under its turn and what that steers."""
+        for slot, (turn, _) in due.items():
+            if turn.prompt is not None:
+                self._world.set_prompt(slot, turn.prompt)
+        return self._world.step({slot: controls for slot, (_, controls) in due.items()})
+
+    async def _make_again(
+        self, residence: Residence, steering: Steering, next_index: int, turns: Sequence[Turn]
+    ) -> list[Made]:
+        """One call each, so that the ticks of others come in between."""
+        made = []
+        for index, turn in enumerate(turns, next_index):
+            residence.check()
+            due = {residence.slot: (turn, steering.rows(turn))}
+            latents = await self._in_memory(partial(self._turn, due))
+            made.append(Made(index, latents[residence.slot], due[residence.slot][1], turn))
+        return made
 
     @property
     def _still(self) -> Turn:

@@ -16,7 +16,7 @@ from services.engine.residence import Residence
 from services.errors import ServiceError, SessionClosed, Superseded, UnknownSession, from_status
 
 if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+    from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub
 
 log = telemetry.logger("engine")
 
@@ -29,7 +29,7 @@ class ControlFeed:
 
     def __init__(
         self,
-        sessions: "SessionServiceAsyncStub",
+        sessions: "SeatServiceAsyncStub",
         session_id: str,
         epoch: int,
         residence: Residence,
@@ -43,12 +43,18 @@ class ControlFeed:
         self._mailbox = mailbox
         self._retry_s = retry_s
         self._receipts: deque[ControlReceipt] = deque()
+        self._latents = 0
         self._changed = asyncio.Event()
 
     def obeyed(self, seqs: Iterable[int], frame_index: int) -> None:
         """Tell the player that from this frame on the picture follows these controls."""
         for seq in seqs:
             self._receipts.append(ControlReceipt(seq=seq, obeyed=Obeyed(frame_index=frame_index)))
+        self._changed.set()
+
+    def made(self, latents: int) -> None:
+        """So many latents the session has by now; whoever pays, pays for that."""
+        self._latents = latents
         self._changed.set()
 
     async def run(self, clock: Callable[[], float]) -> None:
@@ -82,11 +88,16 @@ class ControlFeed:
     async def _said(self, ended: asyncio.Event) -> AsyncIterator[FollowRequest]:
         seat = Seat(session_id=self._session_id, epoch=self._epoch, after_seq=self._mailbox.newest_seq)
         yield FollowRequest(seat=seat)
+        told = 0
         while not ended.is_set():
             while self._receipts:
                 yield FollowRequest(obeyed=self._receipts[0])
                 if ended.is_set():
                     return  # perhaps it was not heard: the next call tells it again
                 self._receipts.popleft()
+            if self._latents > told:
+                told = self._latents
+                yield FollowRequest(latents=told)
+                continue
             self._changed.clear()
             await self._changed.wait()

@@ -9,14 +9,9 @@ from torch import Tensor
 
 from aapt.rollout import Past
 from aapt.shapes import FRAMES_PER_LATENT
-from livevideo.v1.engine_pb2 import Latent, StageTimes
+from livevideo.v1.engine_pb2 import Held, Latent, StageTimes
 from services.engine.residence import Made
 from services.errors import BadRequest
-
-
-def first_frame(latent_index: int) -> int:
-    """Index of the first video frame of a latent: latent 0 is one frame, every other one four."""
-    return max(0, FRAMES_PER_LATENT * (latent_index - 1) + 1)
 
 
 def to_message(made: Made) -> Latent:
@@ -30,6 +25,7 @@ def to_message(made: Made) -> Latent:
         control_received_at_s=turn.received_at_s,
         controls=made.controls.flatten().tolist(),
         made_at_s=made.made_at_s,
+        held=Held(keys=turn.held, camera=turn.camera, body=turn.body, prompt=turn.standing_prompt),
         times=StageTimes(control_path_s=turn.path_s, tick_wait_s=made.tick_wait_s, step_s=made.step_s),
     )
 

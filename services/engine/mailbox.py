@@ -1,9 +1,11 @@
 """`Mailbox`: where one session's controls wait for the tick."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from livevideo.v1.control_pb2 import BodyPose, CameraPose, ControlEvent
+from livevideo.v1.engine_pb2 import Latent
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Turn:
     camera: CameraPose | None = None
     body: BodyPose | None = None
     prompt: str | None = None  # a new one; None: it has not changed
+    held: tuple[str, ...] = ()  # keys that are down afterwards
+    standing_prompt: str = ""  # the prompt in force; empty: the model's own
 
 
 @dataclass
@@ -39,19 +43,31 @@ class _Waiting:
 class Mailbox:
     """Keys are held, taps kept until one tick has seen them, angles add up, and of the rest the newest wins.
 
-    A session that goes on from elsewhere brings `obeyed_seq` and `held`: controls up to that number come
-    again, to tell what is held now, but have been obeyed already.
+    A world that begins again brings `obeyed_seq`: controls up to that number come again, to tell what is held
+    now, but have been obeyed already.
     """
 
-    def __init__(self, keys: Sequence[str], *, obeyed_seq: int = 0, held: Collection[str] = ()) -> None:
+    def __init__(self, keys: Sequence[str], *, prompt: str = "", obeyed_seq: int = 0) -> None:
         self._keys = tuple(keys)
-        self._held = frozenset(held)
+        self._held: frozenset[str] = frozenset()
         self._obeyed_seq = obeyed_seq
         self._newest_seq = 0
         self._camera: CameraPose | None = None
         self._body: BodyPose | None = None
         self._prompt: str | None = None
+        self._standing_prompt = prompt
         self._waiting = _Waiting()
+
+    @classmethod
+    def after(cls, keys: Sequence[str], latent: Latent) -> Self:
+        """That of a session which goes on after `latent`, made elsewhere: it knows what was held then."""
+        held = latent.held
+        mailbox = cls(keys, prompt=held.prompt, obeyed_seq=latent.control_seq)
+        mailbox._newest_seq = latent.control_seq
+        mailbox._held = frozenset(held.keys)
+        mailbox._camera = held.camera if held.HasField("camera") else None
+        mailbox._body = held.body if held.HasField("body") else None
+        return mailbox
 
     @property
     def newest_seq(self) -> int:
@@ -88,6 +104,8 @@ class Mailbox:
         """What the next latent must obey; what has come since the last call counts as obeyed from now on."""
         waiting, self._waiting = self._waiting, _Waiting()
         prompt, self._prompt = self._prompt, None
+        if prompt is not None:
+            self._standing_prompt = prompt
         down = self._held | waiting.pressed
         self._obeyed_seq = max(self._obeyed_seq, self._newest_seq)
         return Turn(
@@ -102,4 +120,6 @@ class Mailbox:
             camera=self._camera,
             body=self._body,
             prompt=prompt,
+            held=tuple(key for key in self._keys if key in self._held),
+            standing_prompt=self._standing_prompt,
         )

@@ -1,39 +1,37 @@
 """`EngineService`: the engine on a gRPC port. Its part is to let go of everything, however a call ends."""
 
 import asyncio
-import io
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
-from livevideo.v1 import engine_pb2_grpc, session_pb2_grpc
-from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Seated, Start
-from livevideo.v1.session_pb2 import AnnounceRequest, ClaimRequest, Model, Session
+from livevideo.v1 import engine_pb2_grpc, log_pb2_grpc, resume_pb2_grpc, session_pb2_grpc
+from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse
+from livevideo.v1.session_pb2 import AnnounceRequest, Model, Session
 from services import telemetry
 from services.app import open_channel, until_one_ends
 from services.engine.engine import Engine, Tick
-from services.engine.feed import ControlFeed
 from services.engine.gpus import Gpus
-from services.engine.latents import first_frame, to_message, to_past
-from services.engine.mailbox import Mailbox
+from services.engine.logbook import Logbook
+from services.engine.recorded import MOST_VERBS, RecordedWorld, made_with
 from services.engine.residence import Residence
-from services.engine.steering import values_per_frame
+from services.engine.seating import House, Seating, first
+from services.engine.snapshots import Snapshots
+from services.engine.stays import Stays
 from services.engine.world import World
-from services.errors import BadRequest, BadSetting
+from services.errors import BadSetting, ServiceStopping
+from services.tls import Tls
 
 if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+    from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub
 
 log = telemetry.logger("engine")
 
-_CLAIM_TIMEOUT_S = 5.0
 _RETRY_S = 0.2
 
 
@@ -44,7 +42,7 @@ class Settings:
     address: str = "127.0.0.1:50053"  # where it listens
     advertised_address: str = ""  # where decoders reach it; empty: `address`
     metrics_port: int = 0  # 0: no metrics
-    sessions_address: str = "127.0.0.1:50052"
+    sessions_address: str = "127.0.0.1:50062"  # internal address of *sessions*, host:port
     replica: str = ""  # unique and stable while it lives; empty: a random name
     checkpoint: str = "checkpoints/road"  # folder
     device: str = ""  # "cuda:1", "cpu"; empty: the first GPU, or the CPU where there is none
@@ -56,12 +54,23 @@ class Settings:
     warm_up_steps: int = 8  # measured past the window before anybody is seated; 0: none
     # Left for one more session: its window when it is resumed, its latents that wait, its first picture.
     session_bytes: int = 64 << 20
-    torch_threads: int = 1
+    torch_threads: int = 1  # for each step
     credit_timeout_s: float = 2.0  # a seat without credit is given up after this
-    announce_period_s: float = 1.0
+    announce_period_s: float = 1.0  # between two announcements to *sessions*
+    is_drained: bool = True  # once it is told to stop, sessions move to other replicas first
+    leave_s: float = 20.0  # longest time for that
+    past_latents: int = 32  # kept of each session for a viewer that comes back; at least what the world needs
+    kept_s: float = 30.0  # so long after its stay has ended
+    silence_s: float = 1.0  # a viewer without a sign of life for so long loses its seat to one that comes
+    is_snapshotted: bool = True  # what must outlive engine and decoder goes to *sessions*
+    snapshot_period_s: float = 2.0  # how often
+    is_logged: bool = True  # what sessions can be played again from goes to *sessions*
+    log_period_s: float = 1.0  # how often
+    tls: Tls = field(default_factory=Tls)
 
     def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("phases", 1), ("warm_up_steps", 0), ("torch_threads", 1)):
+        least_of = {"slots": 1, "phases": 1, "warm_up_steps": 0, "torch_threads": 1, "past_latents": 1}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise BadSetting(f"{name.upper()} is {getattr(self, name)}; it must be {least} or more")
         if not 0 < self.headroom <= 1:
@@ -79,8 +88,12 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self._settings = settings
         self._replica = settings.replica or f"engine-{np.random.SeedSequence().entropy:032x}"[:20]
         self._address = settings.advertised_address
+        self._recorded = RecordedWorld(
+            world, made_with(Path(settings.checkpoint)), MOST_VERBS if settings.is_logged else 0
+        )
+        self._logbook = Logbook(self._recorded, settings.log_period_s)
         self.engine = Engine(
-            world,
+            self._recorded,
             keys=tuple(model.keys),
             tracks=tuple(model.tracks),
             frames_per_second=model.frames_per_second,
@@ -92,12 +105,23 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             on_tick=self._observe,
         )
         self.gpus = gpus or Gpus(self._replica)
+        self.stays = Stays(
+            silence_s=max(settings.silence_s, 4 * self.engine.period_s),
+            kept_s=settings.kept_s,
+            most_kept=2 * settings.slots,
+            clock=self.engine.clock,
+        )
+        self._is_leaving = asyncio.Event()
         self._tenants: dict[Residence, str] = {}
         self._channel: grpc.aio.Channel | None = None
         self._task: asyncio.Task[None] | None = None
         self._failure: str | None = None
+        self._unheard: str | None = None
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
+        return ()
+
+    def bind_internal(self, server: grpc.aio.Server) -> Sequence[str]:
         engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
         return ("livevideo.v1.EngineService",)
 
@@ -111,16 +135,17 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
 
     def trouble(self) -> str | None:
         """Why this replica can seat nobody, where that is so."""
-        return self.failure() or self.engine.trouble
+        return self.failure() or self.engine.trouble or self._unheard
 
     async def start(self) -> None:
         self.gpus.start()
         if self._settings.warm_up_steps:
             await self.engine.warm_up(self._settings.warm_up_steps)
-        self._channel = open_channel(self._settings.sessions_address)
+        self._channel = open_channel(self._settings.sessions_address, self._settings.tls)
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
+        await self._leave()
         await asyncio.to_thread(self.gpus.stop)
         await self.engine.stop()
         if self._task is not None:
@@ -130,80 +155,57 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             with suppress(grpc.aio.AioRpcError):
                 await self._sessions.Announce(self._announcement(), timeout=1.0)
         if self._channel is not None:
+            await self._logbook.send(log_pb2_grpc.LogServiceStub(self._channel))
             await self._channel.close()
+
+    async def _leave(self) -> None:
+        """Let sessions move to other replicas, each when its decoder has had its world built up there."""
+        self._is_leaving.set()
+        if self._channel is None or self.failure() or not self._settings.is_drained or not len(self.stays):
+            return
+        log.info("engine leaves", sessions=len(self.stays))
+        with suppress(grpc.aio.AioRpcError):  # nobody else is seated here, from now on
+            await self._sessions.Announce(self._announcement(), timeout=1.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.leave_s):
+                await self.stays.until_empty()
+        log.info("engine left", sessions_behind=len(self.stays))
 
     async def Generate(
         self, request_iterator: AsyncIterator[GenerateRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[GenerateResponse]:
-        start = await _first(request_iterator)
+        start = await first(request_iterator)
+        if self._is_leaving.is_set():
+            raise ServiceStopping("this engine stops; go on with another", retry_after_s=0.5)
+        await self.stays.make_way(start.session_id)
         residence = self.engine.admit()
-        tasks: list[asyncio.Task[None]] = []
+        stay = self.stays.enter(start.session_id, residence)
+        seating = Seating(self._house, start, stay, request_iterator)
         try:
-            session = await self._sessions.Claim(
-                ClaimRequest(session_id=start.session_id, replica=self._replica),
-                timeout=_CLAIM_TIMEOUT_S,
-            )
-            self._tenants[residence] = session.tenant
-            telemetry.SESSIONS_LIVE.labels(session.tenant, self._model.name).inc()
-            mailbox = self._mailbox(start, session)
-            feed = ControlFeed(self._sessions, session.session_id, session.epoch, residence, mailbox)
-            tasks += [
-                asyncio.create_task(feed.run(self.engine.clock)),
-                asyncio.create_task(self._take_credits(request_iterator, residence)),
-            ]
-            await self._seat(residence, mailbox, session, start)
-            log.info("session seated", session=session.session_id, slot=residence.slot, epoch=session.epoch)
-            next_index = start.past[-1].index + 1 if start.past else 0
-            yield GenerateResponse(
-                seated=Seated(epoch=session.epoch, model=self._model, next_index=next_index)
-            )
-            while (made := await residence.take()) is not None:
-                feed.obeyed(made.turn.seqs, first_frame(made.index))
-                yield GenerateResponse(latent=to_message(made))
+            async with aclosing(seating.responses(self._is_leaving)) as responses:
+                async for response in responses:
+                    self._count_in(residence, seating.session)
+                    yield response
         finally:
-            residence.end()
-            for task in tasks:
-                task.cancel()
+            seating.end()
             if (tenant := self._tenants.pop(residence, None)) is not None:
                 telemetry.SESSIONS_LIVE.labels(tenant, self._model.name).dec()
             log.info(
                 "session left", session=start.session_id, slot=residence.slot, latents=residence.next_index
             )
 
-    async def _seat(self, residence: Residence, mailbox: Mailbox, session: Session, start: Start) -> None:
-        try:
-            if start.past:
-                past = to_past(start.past, values_per_frame(self._model.keys, self._model.tracks))
-                await self.engine.resume(residence, mailbox, past, session.prompt, session.seed)
-            else:
-                image = _picture(session.image) if session.image else None
-                await self.engine.open(residence, mailbox, image, session.prompt, session.seed)
-        except ValueError as error:
-            raise BadRequest("start.past" if start.past else "image", str(error)) from error
-
-    def _mailbox(self, start: Start, session: Session) -> Mailbox:
-        keys = tuple(self._model.keys)
-        if not start.past:
-            # A world that begins again is told what is held, not what was ever done.
-            return Mailbox(keys, obeyed_seq=session.newest_seq if session.epoch > 1 else 0)
-        newest = start.past[-1]
-        held = [key for key, value in zip(keys, newest.controls[-len(keys) :], strict=False) if value]
-        return Mailbox(keys, obeyed_seq=newest.control_seq, held=held)
-
-    async def _take_credits(self, requests: AsyncIterator[GenerateRequest], residence: Residence) -> None:
-        # A client that says no more is not gone yet: its credits are spent first, then its time runs out.
-        async for request in requests:
-            if request.WhichOneof("said") != "credit" or request.credit.latents < 1:
-                residence.end(
-                    BadRequest("credit.latents", "after `start` only credits of 1 or more are taken")
-                )
-                return
-            residence.grant(request.credit.latents, self.engine.clock())
+    def _count_in(self, residence: Residence, session: Session | None) -> None:
+        if session is not None and residence not in self._tenants:
+            self._tenants[residence] = session.tenant
+            self._recorded.name(residence.slot, session.session_id, session.tenant, session.epoch)
+            telemetry.SESSIONS_LIVE.labels(session.tenant, self._model.name).inc()
 
     async def _run(self) -> None:
         # An engine whose ticks have failed announces nothing more, so nobody else is seated there.
         try:
-            await until_one_ends(self.engine.run(), self._announce())
+            assert self._channel is not None
+            logs = log_pb2_grpc.LogServiceStub(self._channel)
+            await until_one_ends(self.engine.run(), self._announce(), self._logbook.run(logs))
         except Exception as error:
             log.exception("engine failed", error)
             self._failure = f"the engine has failed: {error!r}"
@@ -217,13 +219,14 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
                     await self._sessions.Announce(
                         self._announcement(), timeout=self._settings.announce_period_s
                     )
-                    is_heard = True
+                    is_heard, self._unheard = True, None
                 except grpc.aio.AioRpcError as error:
                     if is_heard:
                         log.warning(
                             "announcement not heard", status=error.code().name, details=error.details()
                         )
                     is_heard = False
+                    self._unheard = f"sessions does not hear it: {error.details()}"
             if self.engine.trouble:
                 await self.engine.probe()
             period_s = self._settings.announce_period_s
@@ -234,7 +237,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             replica=self._replica,
             address=self._address,
             model=self._model,
-            slots=self.engine.slots_offered,
+            slots=0 if self._is_leaving.is_set() else self.engine.slots_offered,
             step_s=self.engine.step_s,
         )
 
@@ -249,23 +252,27 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         telemetry.SLOTS_FREE.labels(model).set(self.engine.slots_free)
 
     @property
-    def _sessions(self) -> "SessionServiceAsyncStub":
+    def _sessions(self) -> "SeatServiceAsyncStub":
         assert self._channel is not None, "start() comes before the first call"
-        return session_pb2_grpc.SessionServiceStub(self._channel)
+        return session_pb2_grpc.SeatServiceStub(self._channel)
 
-
-async def _first(requests: AsyncIterator[GenerateRequest]) -> Start:
-    async for request in requests:
-        if request.WhichOneof("said") == "start" and request.start.session_id:
-            return request.start
-        break
-    raise BadRequest("start.session_id", "the first message of Generate must name a session")
-
-
-def _picture(image: bytes) -> Tensor:
-    """[h, w, 3] uint8. Raises BadRequest."""
-    try:
-        with Image.open(io.BytesIO(image)) as opened:
-            return torch.from_numpy(np.array(opened.convert("RGB")))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise BadRequest("image", f"it cannot be read as PNG or JPEG: {error}") from error
+    @property
+    def _house(self) -> House:
+        assert self._channel is not None, "start() comes before the first call"
+        settings = self._settings
+        resume = resume_pb2_grpc.ResumeServiceStub(self._channel)
+        return House(
+            self._replica,
+            self._model,
+            self.engine,
+            self.stays,
+            self._sessions,
+            resume,
+            Snapshots(
+                resume,
+                period_s=settings.snapshot_period_s if settings.is_snapshotted else 0.0,
+                first_s=2 * self.engine.period_s,
+                latents=self.engine.past_needed,
+            ),
+            max(settings.past_latents, self.engine.past_needed),
+        )

@@ -37,7 +37,7 @@ class CameraSteering:
     """A camera that moves evenly from the pose of the last latent to the newest one, within four frames.
 
     The first pose says where it stands and moves nothing: rows are relative to the frame before (paper,
-    appendix G). So it is after a session has gone on elsewhere, too.
+    appendix G).
     """
 
     def __init__(self) -> None:

@@ -40,6 +40,10 @@ class World(Protocol):
         """Go on in a free slot with a session that was played elsewhere."""
         ...
 
+    def extend(self, slot: int, past: Past) -> None:
+        """Take in latents that were made elsewhere after those that the session was resumed with."""
+        ...
+
     def close(self, slot: int) -> None:
         """Free a slot. Closing a free one is no error."""
         ...

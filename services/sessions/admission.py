@@ -1,25 +1,23 @@
 """What must be true of a request before anything is stored for it."""
 
-import asyncio
-import io
 import math
 import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from PIL import Image
+from livevideo.v1.session_pb2 import AnnounceRequest, Model, OpenRequest, Session
+from services import telemetry
+from services.errors import BadRequest, NoEngine, QuotaExceeded, ServiceError, UnknownModel
+from services.sessions.pictures import Pictures
+from services.sessions.tenancy import Entrant
 
-from livevideo.v1.session_pb2 import AnnounceRequest, Model, OpenRequest
-from services.errors import BadRequest, NoEngine, UnknownModel
-
-MAX_IMAGE_BYTES = 4 << 20
 MAX_PROMPT_BYTES = 2000
 MAX_SLOTS = 4096
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}")
 _ADDRESS = re.compile(r"[!-~]{1,200}:[0-9]{1,5}")
-
-# Pillow itself then refuses anything more than twice as large, before a picture is even asked for its size.
-Image.MAX_IMAGE_PIXELS = 4096 * 4096
-_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 def chosen_model(name: str, live: dict[str, Model], known: set[str]) -> Model:
@@ -28,7 +26,7 @@ def chosen_model(name: str, live: dict[str, Model], known: set[str]) -> Model:
     if name in live:
         return live[name]
     if name in known or not known:
-        raise NoEngine(f"no engine serves model {name!r} now; try again soon", retry_after_s=2.0)
+        raise NoEngine(f"no engine serves model {name[:80]!r} now; try again soon", retry_after_s=2.0)
     if name:
         raise UnknownModel(f"no engine has announced a model {name[:80]!r}; there are: {listed}")
     if not live:
@@ -38,43 +36,61 @@ def chosen_model(name: str, live: dict[str, Model], known: set[str]) -> Model:
     return next(iter(live.values()))
 
 
+@contextmanager
+def deciding() -> Iterator[None]:
+    """Measures how long it takes to open a session, or to refuse it."""
+    begun_s, outcome = time.perf_counter(), "opened"
+    try:
+        yield
+    except ServiceError as refusal:
+        outcome = refusal.reason
+        raise
+    finally:
+        telemetry.ADMISSION.labels(outcome).observe(time.perf_counter() - begun_s)
+
+
+async def record(
+    request: OpenRequest, entrant: Entrant, pictures: Pictures, live: dict[str, Model], known: set[str]
+) -> Session:
+    """What is asked for, as it would be stored. Raises UnknownModel, NoEngine, BadRequest, QuotaExceeded.
+
+    What is cheap to refuse is refused before a picture is decoded.
+    """
+    model = chosen_model(request.model, live, known)
+    check_open(request)
+    check_quotas(request, model, entrant)
+    image = await pictures.plain(request.image, model) if request.image else b""
+    return Session(
+        tenant=entrant.tenant if entrant.key_id else request.tenant or entrant.tenant,
+        model=model,
+        seed=request.seed or secrets.randbelow(2**31 - 1) + 1,
+        image=image,
+        prompt=request.prompt,
+        opened_at_s=time.time(),
+        controls_per_s=entrant.quotas.controls_per_s,
+    )
+
+
+def check_quotas(request: OpenRequest, model: Model, entrant: Entrant) -> None:
+    """What a tenant may never have; what it may not have now is decided with the seat."""
+    tenant, quotas, pixels = entrant.tenant, entrant.quotas, model.width_px * model.height_px
+    if entrant.key_id and request.tenant not in ("", tenant):
+        raise BadRequest("tenant", f"is {request.tenant!r}, and the key is another's; leave it empty")
+    if quotas.pixels and pixels > quotas.pixels:
+        message = f"may play pictures of {quotas.pixels} pixels; model {model.name} has {pixels}"
+        raise QuotaExceeded(tenant, "pixels", message)
+    if quotas.image_bytes and len(request.image) > quotas.image_bytes:
+        message = f"may send pictures of {quotas.image_bytes} bytes; this one has {len(request.image)}"
+        raise QuotaExceeded(tenant, "image_bytes", message)
+
+
 def check_open(request: OpenRequest) -> None:
-    """Raises BadRequest for a field that cannot be, whatever the model: the tenant, the prompt, the image."""
+    """Raises BadRequest for a field that cannot be, whatever the model: the tenant, the prompt."""
     if request.tenant and not _NAME.fullmatch(request.tenant):
         raise BadRequest("tenant", "must be 1 to 128 letters, digits or _ . : -")
     prompt_bytes = len(request.prompt.encode())
     if prompt_bytes > MAX_PROMPT_BYTES:
         raise BadRequest("prompt", f"has {prompt_bytes} bytes; send at most {MAX_PROMPT_BYTES}")
-    if len(request.image) > MAX_IMAGE_BYTES:
-        raise BadRequest("image", f"has {len(request.image)} bytes; send at most {MAX_IMAGE_BYTES}")
-
-
-async def plain_picture(encoded: bytes, model: Model) -> bytes:
-    """The picture as an RGB PNG with nothing else in it. Raises BadRequest unless it has the model's size."""
-    return await asyncio.to_thread(_plain, encoded, model.width_px, model.height_px)
-
-
-def _plain(encoded: bytes, width_px: int, height_px: int) -> bytes:
-    """Decodes only what its header says is a PNG or JPEG of exactly this size."""
-    wanted = f"this model takes {width_px}x{height_px}"
-    try:
-        picture = Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG"))
-    except Image.DecompressionBombError as error:
-        raise BadRequest("image", f"is too large; {wanted}: resize it") from error
-    except _UNREADABLE as error:
-        raise BadRequest("image", "is not a PNG or JPEG file; send one of these") from error
-    with picture:
-        if picture.size != (width_px, height_px):
-            width, height = picture.size
-            raise BadRequest("image", f"is {width}x{height}; {wanted}: resize it")
-        try:
-            pixels = picture.convert("RGB").tobytes()
-        except _UNREADABLE as error:
-            raise BadRequest("image", "is cut short or damaged; send the whole file") from error
-    plain = io.BytesIO()
-    # From the pixels alone: a picture that was read would bring its colour profile along.
-    Image.frombytes("RGB", (width_px, height_px), pixels).save(plain, "PNG")
-    return plain.getvalue()
 
 
 def check_announce(request: AnnounceRequest) -> None:

@@ -4,4 +4,4 @@ from services.app import run
 from services.web.service import Settings, WebService
 
 if __name__ == "__main__":
-    run(Settings, WebService)
+    run(Settings, WebService, trouble=WebService.trouble)

@@ -3,28 +3,33 @@
 import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Any
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from aiohttp import WSMsgType, web
 
 from livevideo.v1.control_pb2 import ControlReceipt, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
-from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchStart
+from livevideo.v1.frame_pb2 import Frame, FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
-from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
+from livevideo.v1.session_pb2 import CloseRequest, NoticesRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from loadtests.comeback import Silence, Viewer
 from services import telemetry
 from services.app import until_one_ends
-from services.errors import BadRequest, ServiceError, refusal_in
-from services.web.steering import Steering
+from services.credentials import Metadata, bearer
+from services.errors import BadRequest, PeerUnavailable, ServiceError, StoreUnavailable, refusal_in
+from services.web.steering import RETRY_S, Steering
+
+if TYPE_CHECKING:
+    from livevideo.v1.frame_pb2_grpc import FrameServiceAsyncStub
 
 FORMATS = {"h264": FrameFormat.FRAME_FORMAT_H264, "jpeg": FrameFormat.FRAME_FORMAT_JPEG}
 # is_key, three bytes to align, index, control_seq, control to frame in milliseconds; little-endian.
 HEADER = struct.Struct("<B3xIIf")
 OPEN_S = 5.0
+SAID_S = 1.0  # from the last frame to the reason of the end
 WAITING = 256  # most messages of one kind that may wait to be passed on; ten seconds of frames shown
 log = telemetry.logger("web")
 
@@ -39,30 +44,22 @@ class PagePlayer:
         sessions: grpc.aio.Channel,
         control: grpc.aio.Channel,
         frames: grpc.aio.Channel,
+        api_key: str = "",
     ) -> None:
         self.socket = socket
+        self._api_key = api_key
         self._sessions = SessionServiceStub(sessions)
-        self._frames = FrameServiceStub(frames)
+        self._frames: FrameServiceAsyncStub = FrameServiceStub(frames)
         self._steering = Steering(
             ControlServiceStub(control), heard=self._tell_receipt, unheard=self._tell_unheard, waiting=WAITING
         )
-        self._shown: asyncio.Queue[int] = asyncio.Queue(WAITING)
+        self._viewer: Viewer | None = None  # once there is a session
 
     async def play(self) -> None:
         """Until the page closes, or the session ends; why it ended is told to the page."""
         try:
             picture_format = await self._wanted_format()
-            session = await self._sessions.Open(OpenRequest(), timeout=OPEN_S)
-            try:
-                await self._tell("world", **_world(session, picture_format))
-                await until_one_ends(
-                    self._listen(),
-                    self._watch(session, picture_format),
-                    self._steering.run(session.session_id),
-                )
-            finally:
-                with suppress(grpc.aio.AioRpcError):
-                    await self._sessions.Close(CloseRequest(session_id=session.session_id), timeout=OPEN_S)
+            await until_one_ends(self._listen(), self._dream(picture_format))
         except ConnectionError:
             pass  # the page is gone; there is nobody to tell
         except Exception as error:
@@ -70,6 +67,43 @@ class PagePlayer:
                 await self._refuse(error)
         finally:
             await self.socket.close()
+
+    async def _dream(self, picture_format: str) -> None:
+        session = await self._opened()
+        credentials = bearer(session.token)
+        self._viewer = Viewer([self._frames], session, FORMATS[picture_format], waiting=WAITING)
+        try:
+            await self._tell("world", **_world(session, picture_format))
+            await until_one_ends(
+                self._watch(self._viewer),
+                self._steering.run(session.session_id, credentials),
+                self._bring_notices(session.session_id, credentials),
+            )
+        finally:
+            closing = CloseRequest(session_id=session.session_id)
+            with suppress(grpc.aio.AioRpcError):
+                await self._sessions.Close(closing, timeout=OPEN_S, metadata=credentials)
+
+    async def _opened(self) -> Session:
+        """A session, once it is the page's turn; until then the page hears its place."""
+        async for said in self._sessions.Wait(OpenRequest(), metadata=bearer(self._api_key)):
+            if said.HasField("session"):
+                return said.session
+            place = said.place
+            await self._tell("place", position=place.position, expected_wait_s=place.expected_wait_s)
+        raise PeerUnavailable("the queue has ended without a seat; try again", retry_after_s=RETRY_S)
+
+    async def _bring_notices(self, session_id: str, credentials: Metadata) -> None:
+        """Until the session ends. Raises the refusal that says why."""
+        while True:
+            try:
+                request = NoticesRequest(session_id=session_id)
+                async for notice in self._sessions.Notices(request, metadata=credentials):
+                    await self._tell("notice", reason=notice.reason, ends_at_s=notice.ends_at_s)
+            except grpc.aio.AioRpcError as error:
+                if not isinstance(refusal_in(error), StoreUnavailable | PeerUnavailable):
+                    raise
+            await asyncio.sleep(RETRY_S)
 
     async def _refuse(self, error: Exception) -> None:
         refusal = refusal_in(error)
@@ -104,23 +138,20 @@ class PagePlayer:
         match said:
             case {"type": "keys", "seq": seq, "down": [*down]} if _is_number(seq) and seq > 0:
                 self._steering.press(seq, _keys(down))
-            case {"type": "shown", "index": index} if _is_number(index):
-                self._shown.put_nowait(index)
+            case {"type": "shown", "index": index} if self._viewer and _is_number(index):
+                self._viewer.show(index)
             case _:
                 raise BadRequest("message", "only keys and shown are understood after start")
 
-    async def _watch(self, session: Session, picture_format: str) -> None:
-        async def requests() -> AsyncIterator[WatchRequest]:
-            start = WatchStart(session_id=session.session_id, format=FORMATS[picture_format])
-            yield WatchRequest(start=start)
-            while True:
-                yield WatchRequest(shown=Shown(frame_index=await self._shown.get()))
-
-        async for response in self._frames.Watch(requests()):
-            if response.WhichOneof("said") == "frame":
-                frame = response.frame
-                frame.control_seq = self._steering.page_seq(frame.control_seq)
-                await self.socket.send_bytes(_packed(frame))
+    async def _watch(self, viewer: Viewer) -> None:
+        try:
+            async with aclosing(viewer.frames()) as frames:
+                async for frame in frames:
+                    frame.control_seq = self._steering.page_seq(frame.control_seq)
+                    await self.socket.send_bytes(_packed(frame))
+        except Silence as silence:
+            raise PeerUnavailable("no frame comes any more; begin another session") from silence
+        await asyncio.sleep(SAID_S)  # the last notice says why there are no more
 
     async def _tell_receipt(self, receipt: ControlReceipt) -> None:
         await self._tell("receipt", **_outcome(receipt))

@@ -9,6 +9,7 @@ import grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Keys
 from services import telemetry
 from services.app import until_one_ends
+from services.credentials import Metadata
 from services.errors import PeerUnavailable, ServiceError, StoreUnavailable, refusal_in
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ class Steering:
         """The page's number of a control, or a lower one if newer keys were sent again in the meantime."""
         return max(0, seq - self._times_again)
 
-    async def run(self, session_id: str) -> None:
+    async def run(self, session_id: str, credentials: Metadata) -> None:
         """Until the session ends. Raises the refusal that ended it, unless it is one that passes."""
         self._newest = await self._waiting.get()
         while True:
             try:
-                return await self._send(session_id)
+                return await self._send(session_id, credentials)
             except grpc.aio.AioRpcError as error:
                 refusal = refusal_in(error)
                 if not isinstance(refusal, StoreUnavailable | PeerUnavailable):
@@ -66,8 +67,8 @@ class Steering:
             while not self._waiting.empty():  # each holds all the keys that are down
                 self._newest = self._waiting.get_nowait()
 
-    async def _send(self, session_id: str) -> None:
-        call = self._control.Send()
+    async def _send(self, session_id: str, credentials: Metadata) -> None:
+        call = self._control.Send(metadata=credentials)
         try:
             await until_one_ends(self._bring_receipts(call), self._carry_keys(call, session_id))
         finally:

@@ -86,3 +86,12 @@ def test_a_processor_that_emulates_bfloat16_is_spared(vae: VideoVAE, monkeypatch
     monkeypatch.setattr(streaming, "multiplies_bfloat16", lambda: True)
     assert for_serving(vae).mean.dtype is torch.bfloat16
     assert vae.mean.dtype is torch.float32
+
+
+def test_a_codec_that_comes_late_needs_only_the_latents_that_it_looks_back_to(vae: VideoVAE) -> None:
+    latents = torch.randn(8, 4, 4, 4)
+    always, late = StreamingVAE(vae), StreamingVAE(vae)
+    shown = [always.decode(latent) for latent in latents]
+    for latent in latents[5 - late.looks_back : 5]:
+        late.decode(latent)
+    assert all(torch.equal(late.decode(latents[i]), shown[i]) for i in range(5, 8))

@@ -131,6 +131,24 @@ def test_a_resumed_session_needs_only_the_first_latents_and_the_window(model: Mo
     assert max(error) < 0.05 * spread  # close, not exact: deeper layers had seen what is gone
 
 
+@pytest.mark.parametrize("built_at", [1, 3, 9])
+def test_a_session_that_was_played_on_elsewhere_is_caught_up_with(model: Model, built_at: int) -> None:
+    held = controls(16)
+    alone = play(model, held)
+    rollout, ahead = Rollout(model, 2), Rollout(model, 2)
+    for each, known in ((rollout, 12), (ahead, built_at)):
+        past = Past({i: alone[i] for i in range(known)}, {i: held[i] for i in range(1, known)})
+        each.resume(1, past, "a test", SEED)
+    since = range(built_at, 12)
+    ahead.extend(1, Past({i: alone[i] for i in since}, {i: held[i] for i in since}))
+    spread = float(alone[12].var())
+    for i in range(12, 17):
+        error = (ahead.step({1: held[i]})[1] - rollout.step({1: held[i]})[1]).square().mean()
+        assert float(error) < 0.05 * spread  # they began with different windows
+    with pytest.raises(ValueError, match="lacks latent 17, which follows 16"):
+        ahead.extend(1, Past({18: alone[1]}, {18: held[1]}))
+
+
 def test_a_past_with_a_gap_is_refused_with_its_place(model: Model) -> None:
     held = controls(12)
     alone = play(model, held)

@@ -1,7 +1,7 @@
 """How tests ask *sessions*, and what it answers."""
 
 import asyncio
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -19,9 +19,21 @@ from livevideo.v1.session_pb2 import (
 from services import errors
 
 if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+    from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub as Seats
+    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub as Public
+else:
+    from livevideo.v1.session_pb2_grpc import SeatServiceStub as Seats
+    from livevideo.v1.session_pb2_grpc import SessionServiceStub as Public
 
-Sessions: TypeAlias = "SessionServiceAsyncStub"
+
+class Sessions(Public, Seats):
+    """All methods of *sessions*, as a test calls them: at a port that has them all."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        Public.__init__(self, channel)
+        Seats.__init__(self, channel)
+
+
 DEADLINE_S = 20.0
 LEFT = Keys(down=["left"])
 

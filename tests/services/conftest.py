@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import grpc
 import pytest
 
-from livevideo.v1 import control_pb2_grpc, session_pb2_grpc
+from livevideo.v1 import admin_pb2_grpc, control_pb2_grpc
 from livevideo.v1.session_pb2 import AnnounceRequest, Model
 from services.app import Host, Service, open_channel
 from services.control import service as control
@@ -15,6 +15,7 @@ from services.engine.engine import Engine, Tick
 from services.sessions import service as sessions
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.store import SessionStore, StoreLimits
+from tests.services.asking import Sessions
 from tests.services.small_world import KEYS, AtOnce, Clock, Counting
 
 Serve = Callable[[Service], Awaitable[str]]
@@ -96,8 +97,26 @@ async def patient(valkey_url: str) -> AsyncIterator[SessionStore]:
 
 
 @pytest.fixture
-async def sessions_address(serve: Serve, valkey_url: str, limits: StoreLimits) -> str:
-    return await serve(sessions.SessionService(sessions.Settings(redis_url=valkey_url), limits))
+def sessions_settings(valkey_url: str) -> sessions.Settings:
+    """A test module may have its own."""
+    return sessions.Settings(redis_url=valkey_url, admin_address="127.0.0.1:0")
+
+
+@pytest.fixture
+def sessions_service(sessions_settings: sessions.Settings, limits: StoreLimits) -> sessions.SessionService:
+    return sessions.SessionService(sessions_settings, limits)
+
+
+@pytest.fixture
+async def sessions_address(serve: Serve, sessions_service: sessions.SessionService) -> str:
+    return await serve(sessions_service)
+
+
+@pytest.fixture
+def admin_stub(
+    dial: Dial, sessions_address: str, sessions_service: sessions.SessionService
+) -> "admin_pb2_grpc.AdminServiceAsyncStub":
+    return admin_pb2_grpc.AdminServiceStub(dial(sessions_service.admin_address))
 
 
 @pytest.fixture
@@ -106,8 +125,8 @@ async def control_address(serve: Serve, sessions_address: str) -> str:
 
 
 @pytest.fixture
-def session_stub(dial: Dial, sessions_address: str) -> "session_pb2_grpc.SessionServiceAsyncStub":
-    return session_pb2_grpc.SessionServiceStub(dial(sessions_address))
+def session_stub(dial: Dial, sessions_address: str) -> Sessions:
+    return Sessions(dial(sessions_address))
 
 
 @pytest.fixture

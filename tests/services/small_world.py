@@ -44,6 +44,8 @@ class Counting:
 
     def resume(self, slot: int, past: Any, prompt: str, seed: int) -> None: ...
 
+    def extend(self, slot: int, past: Any) -> None: ...
+
     def close(self, slot: int) -> None:
         self.ages.pop(slot, None)
 

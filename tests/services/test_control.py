@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import itertools
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
@@ -25,13 +26,12 @@ from services import errors
 from services.app import Host, Service
 from services.control import service as control
 from services.sessions.embedded import EmbeddedValkey
+from tests.services.asking import Sessions
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 Controls: TypeAlias = "ControlServiceAsyncStub"
-Sessions: TypeAlias = "SessionServiceAsyncStub"
 Sending: TypeAlias = "grpc.aio.StreamStreamCall[ControlEvent, ControlReceipt]"
 Following: TypeAlias = "grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]"
 Serve = Callable[[Service], Awaitable[str]]
@@ -108,7 +108,7 @@ async def test_bad_controls_are_refused_one_by_one_and_the_stream_goes_on(
     events = [
         (ControlEvent(session_id=session_id, seq=1, look=Look(yaw_rad=math.nan)), "not_finite"),
         (ControlEvent(seq=1, keys=Keys(down=["jump"])), "unknown_key"),
-        (ControlEvent(seq=1, prompt=Prompt(text="x" * 1_000_000)), "too_long"),
+        (ControlEvent(seq=1, prompt=Prompt(text="x" * 60_000)), "too_long"),
         (ControlEvent(seq=1), "no_track"),
         (ControlEvent(seq=1, keys=LEFT), "accepted"),
         (ControlEvent(seq=1, keys=LEFT), "old_seq"),
@@ -182,7 +182,7 @@ async def test_a_session_has_eight_streams_and_a_ninth_is_refused_until_one_ends
     ninth = control_stub.Send()
     await ninth.write(ControlEvent(session_id=session_id, seq=9, keys=LEFT))
     refusal = await refusal_of(ninth)
-    assert isinstance(refusal, errors.BadRequest)
+    assert isinstance(refusal, errors.TooManyStreams)
     assert "8 streams" in refusal.message
     sends[0].cancel()
     async with asyncio.timeout(DEADLINE_S):
@@ -217,7 +217,7 @@ async def test_the_last_receipts_come_after_the_player_has_said_the_last_control
 
 
 async def test_an_unknown_session_ends_the_stream_with_not_found(control_stub: Controls) -> None:
-    for session_id in ("road-" + "0" * 32, "x" * 1_000_000):
+    for session_id in ("road-" + "0" * 32, "x" * 60_000):
         send = control_stub.Send()
         await send.write(ControlEvent(session_id=session_id, seq=1, keys=LEFT))
         assert isinstance(await refusal_of(send), errors.UnknownSession)
@@ -241,6 +241,28 @@ async def test_a_closed_session_ends_the_stream_and_takes_no_new_one(
     again = control_stub.Send()
     await again.write(ControlEvent(session_id=session_id, seq=2, keys=LEFT))
     assert isinstance(await refusal_of(again), errors.SessionClosed)
+
+
+async def test_who_sends_on_while_the_session_is_closed_is_told_so(
+    control_stub: Controls, session_stub: Sessions, session_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def events() -> AsyncIterator[ControlEvent]:
+        for seq in itertools.count(1):
+            yield ControlEvent(session_id=session_id, seq=seq, keys=LEFT)
+
+    receipts = aiter(control_stub.Send(events()))
+    await anext(receipts)
+    await session_stub.Close(CloseRequest(session_id=session_id))
+
+    async def read_on() -> None:
+        async for _ in receipts:
+            pass
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await asyncio.wait_for(read_on(), DEADLINE_S)
+    # gRPC loses the reason where the client was writing just then.
+    assert isinstance(errors.from_status(caught.value), errors.SessionClosed | None)
+    assert "call failed" not in caplog.text, "the service knows the reason"
 
 
 async def test_without_redis_the_stream_ends_with_a_time_to_retry(

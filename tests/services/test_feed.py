@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import grpc
 
@@ -22,9 +21,7 @@ from services.app import Context, Service
 from services.engine.feed import ControlFeed
 from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
-
-if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
+from tests.services.asking import Sessions
 
 Serve = Callable[[Service], Awaitable[str]]
 
@@ -33,7 +30,7 @@ DEADLINE_S = 30.0
 
 
 @dataclass
-class BreakingSessions(session_pb2_grpc.SessionServiceServicer):
+class BreakingSessions(session_pb2_grpc.SeatServiceServicer):
     """Breaks the first Follow calls when they are told to; every call notes the receipts that it heard."""
 
     heard: list[int] = field(default_factory=list)
@@ -42,8 +39,8 @@ class BreakingSessions(session_pb2_grpc.SessionServiceServicer):
     name: str = "sessions"
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
-        return ("livevideo.v1.SessionService",)
+        session_pb2_grpc.add_SeatServiceServicer_to_server(self, server)
+        return ("livevideo.v1.SeatService",)
 
     async def start(self) -> None: ...
 
@@ -76,7 +73,7 @@ async def test_no_receipt_is_lost_however_often_follow_breaks(
     until_ended: Callable[[set["asyncio.Task[object]"]], Awaitable[None]],
 ) -> None:
     sessions = BreakingSessions()  # type: ignore[abstract]
-    stub = session_pb2_grpc.SessionServiceStub(dial(await serve(sessions)))
+    stub = Sessions(dial(await serve(sessions)))
     before = running()
     mailbox = Mailbox(("up",))
     feed = ControlFeed(stub, "road-1", 1, Residence(0, 0, 0.0, lambda residence: None), mailbox, retry_s=0.01)
@@ -95,7 +92,7 @@ async def test_no_receipt_is_lost_however_often_follow_breaks(
 
 
 async def test_a_claim_tells_the_newest_control_so_that_a_world_that_begins_again_obeys_none_twice(
-    session_stub: "SessionServiceAsyncStub", announcement: AnnounceRequest
+    session_stub: Sessions, announcement: AnnounceRequest
 ) -> None:
     await session_stub.Announce(announcement)
     session = await session_stub.Open(OpenRequest(model="road"))

@@ -1,7 +1,11 @@
 """Where controls wait for the tick."""
 
+import torch
+
 from livevideo.v1.control_pb2 import CameraPose, ControlEvent, Keys, Look, Prompt
+from services.engine.latents import to_message
 from services.engine.mailbox import Mailbox
+from services.engine.residence import Made
 
 KEYS = ("left", "right", "up", "down")
 
@@ -65,8 +69,25 @@ def test_a_control_that_came_before_changes_nothing() -> None:
 
 
 def test_a_session_taken_up_elsewhere_knows_what_is_held_and_taps_nothing_twice() -> None:
-    mailbox = Mailbox(KEYS, obeyed_seq=2, held=["up"])
-    put(mailbox, 1, "left")
-    put(mailbox, 2, "up")
+    before = Mailbox(KEYS)
+    put(before, 1, "up")
+    put(before, 2, "up", "left")
+    put(before, 3, "up")
+    turn = before.take()
+    assert (turn.keys, turn.held) == ((1, 0, 1, 0), ("up",))
+    mailbox = Mailbox.after(KEYS, to_message(Made(9, torch.zeros(1, 1, 1), torch.zeros(4, 4), turn)))
+    put(mailbox, 3, "left")
     turn = mailbox.take()
-    assert (turn.keys, turn.seqs, turn.control_seq) == ((0, 0, 1, 0), (), 2)
+    assert (turn.keys, turn.seqs, turn.control_seq) == ((0, 0, 1, 0), (), 3)
+
+
+def test_a_session_taken_up_elsewhere_knows_its_prompt_and_its_poses() -> None:
+    before = Mailbox(KEYS, prompt="rain")
+    for seq, event in enumerate((Prompt(text="snow"), CameraPose(position_m=[1, 2, 3])), 1):
+        track = {"prompt" if isinstance(event, Prompt) else "camera": event}
+        before.put(ControlEvent(seq=seq, **track), received_at_s=0, path_s=0, now_s=0)  # type: ignore[arg-type]
+    latent = to_message(Made(9, torch.zeros(1, 1, 1), torch.zeros(4, 4), before.take()))
+    turn = Mailbox.after(KEYS, latent).take()
+    assert (turn.standing_prompt, turn.prompt) == ("snow", None)
+    assert turn.camera is not None
+    assert list(turn.camera.position_m) == [1, 2, 3]

@@ -3,13 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import pytest
 from redis.asyncio import Redis
 
-from livevideo.v1 import session_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
@@ -24,12 +22,8 @@ from services import errors
 from services.sessions.embedded import EmbeddedValkey, next_delay_s
 from services.sessions.service import SessionService
 from services.sessions.store import SessionStore, StoreLimits
-from tests.services.asking import DEADLINE_S, LEFT, following, opened_and_claimed, refused
+from tests.services.asking import DEADLINE_S, LEFT, Sessions, following, opened_and_claimed, refused
 
-if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
-
-Sessions: TypeAlias = "SessionServiceAsyncStub"
 Running = Callable[[], set["asyncio.Task[object]"]]
 
 
@@ -117,7 +111,7 @@ async def test_a_valkey_that_dies_is_started_again_and_sessions_can_be_opened(
     dial: Callable[[str], grpc.aio.Channel],
     announcement: AnnounceRequest,
 ) -> None:
-    stub = session_pb2_grpc.SessionServiceStub(dial(await serve(SessionService())))
+    stub = Sessions(dial(await serve(SessionService())))
     for _ in range(2):
         await stub.Announce(announcement)
         session = await stub.Open(OpenRequest())

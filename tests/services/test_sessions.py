@@ -6,7 +6,6 @@ import resource
 import struct
 import zlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import pytest
@@ -28,12 +27,8 @@ from livevideo.v1.session_pb2 import (
 )
 from services import errors
 from services.sessions.store import SessionStore, StoreLimits
-from tests.services.asking import DEADLINE_S, LEFT, control, following, opened_and_claimed, refused
+from tests.services.asking import DEADLINE_S, LEFT, Sessions, control, following, opened_and_claimed, refused
 
-if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
-
-Sessions: TypeAlias = "SessionServiceAsyncStub"
 Running = Callable[[], set["asyncio.Task[object]"]]
 UntilEnded = Callable[[set["asyncio.Task[object]"]], Awaitable[None]]
 
@@ -98,7 +93,7 @@ async def test_a_picture_is_kept_as_plain_pixels_whatever_came_with_it(
         (OpenRequest(image=b"not a picture"), "image: is not a PNG or JPEG"),
         (OpenRequest(image=b"\x89PNG" + bytes(5 << 20)), "image: has 5242884 bytes"),
         (OpenRequest(image=picture(41, 64)), "image: is 41x64; this model takes 64x40"),
-        (OpenRequest(image=png_that_says(65535, 65535)), "image: is too large; this model takes 64x40"),
+        (OpenRequest(image=png_that_says(65535, 65535)), "image: is 65535x65535; this model takes 64x40"),
         (OpenRequest(image=png_that_says(4096, 4096)), "image: is 4096x4096; this model takes 64x40"),
         (OpenRequest(image=picture(64, 40, "BMP")), "image: is not a PNG or JPEG"),
         (OpenRequest(image=picture(64, 40)[:-30]), "image: is cut short or damaged"),
@@ -209,6 +204,7 @@ async def test_a_seat_lives_while_it_is_followed_and_ends_with_the_engine(
     claim = ClaimRequest(session_id=session_id, replica="engine-1")
     follow = await following(session_stub, session_id, 1)
     for _ in range(5):
+        await session_stub.Announce(announcement)
         await asyncio.sleep(0.3)  # five times half of a seat's life
         assert isinstance(await refused(session_stub.Claim(claim)), errors.SeatTaken)
     follow.cancel()
@@ -266,7 +262,7 @@ async def test_a_session_has_eight_pushes_and_a_ninth_is_refused(
         assert isinstance(await push.read(), ControlReceipt)
     await pushes[8].write(PushRequest(event=ControlEvent(session_id=session.session_id, seq=9, keys=LEFT)))
     refusal = await refused(pushes[8].read())
-    assert isinstance(refusal, errors.BadRequest)
+    assert isinstance(refusal, errors.TooManyStreams)
     assert "8 calls" in refusal.message
 
 

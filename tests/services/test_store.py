@@ -1,8 +1,11 @@
 """SessionStore against a real Valkey: seats, epochs and controls, each change whole or not at all."""
 
 import asyncio
+import time
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.session_pb2 import (
@@ -12,6 +15,7 @@ from livevideo.v1.session_pb2 import (
     SessionState,
 )
 from services import errors
+from services.sessions import scripts
 from services.sessions.store import SessionStore, StoreLimits
 from tests.services.asking import control
 
@@ -103,7 +107,7 @@ async def test_a_dead_replica_loses_its_sessions_to_a_live_one(
     assert await store.models() == ({}, {"road"})
     announcement.replica, announcement.address = "engine-2", "127.0.0.1:2"
     await store.announce(announcement)
-    found = await store.find(session.session_id)
+    found = await store.place(session.session_id)
     assert (found.replica, found.replica_address) == ("engine-2", "127.0.0.1:2")
     assert (await store.claim(session.session_id, "engine-2")).epoch == 2
 
@@ -115,11 +119,11 @@ async def test_a_replica_that_stops_gives_its_sessions_to_another_before_its_lea
     session = await patient.open(Session(model=road))
     await patient.claim(session.session_id, "engine-1")
     await patient.release(session.session_id, 1)
-    assert (await patient.find(session.session_id)).replica_address == announcement.address
+    assert (await patient.place(session.session_id)).replica_address == announcement.address
     await patient.announce(AnnounceRequest(replica="other", address="other:1", model=road, slots=1))
     announcement.slots = 0
     await patient.announce(announcement)
-    assert (await patient.find(session.session_id)).replica_address == "other:1"
+    assert (await patient.place(session.session_id)).replica_address == "other:1"
 
 
 async def test_an_engine_of_an_old_epoch_changes_nothing(
@@ -181,3 +185,22 @@ async def test_the_record_of_controls_is_capped(
     assert len(controls) < 256
     assert (await store.read_controls(session_id, 1, b"499-0"))[1][0].event.seq == 500
     await store.close()
+
+
+async def test_a_clock_that_was_set_back_does_not_keep_the_dead_alive(
+    store: SessionStore, valkey_url: str, announcement: AnnounceRequest, road: Model
+) -> None:
+    redis = Redis.from_url(valkey_url)
+    replicas, seats = (scripts.placing_keys("road")[i] for i in (0, 2))
+    await store.announce(AnnounceRequest(replica="dead", address="dead:1", model=road, slots=4))
+    await store.open(Session(model=road))
+    in_an_hour_ms = 1000 * (time.time() + 3600)
+    await redis.zadd(replicas, {"dead": in_an_hour_ms})
+    held: list[Any] = await redis.zrange(seats, 0, -1)
+    seated = held[0]
+    await redis.zadd(seats, {seated: in_an_hour_ms})
+    await store.announce(announcement)
+    now_ms = 1000 * time.time()
+    assert (await redis.zscore(replicas, "dead") or 0) <= now_ms + 1000
+    assert (await redis.zscore(seats, seated) or 0) <= now_ms + 30_000
+    await redis.aclose()

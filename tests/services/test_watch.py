@@ -17,10 +17,10 @@ from livevideo.v1.session_pb2 import AnnounceRequest, OpenRequest
 from services import errors
 from services.app import Context, Service
 from services.decoder.service import DecoderService, Settings
+from tests.services.asking import Sessions
 
 if TYPE_CHECKING:
     from livevideo.v1.frame_pb2_grpc import FrameServiceAsyncStub
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 Watching: TypeAlias = "grpc.aio.StreamStreamCall[WatchRequest, WatchResponse]"
 Serve = Callable[[Service], Awaitable[str]]
@@ -97,7 +97,7 @@ async def frames(serve: Serve, dial: Dial, decoder: NotedDecoder) -> "FrameServi
 async def watch(
     serve: Serve,
     engine: QuickEngine,
-    session_stub: "SessionServiceAsyncStub",
+    session_stub: Sessions,
     frames: "FrameServiceAsyncStub",
     announcement: AnnounceRequest,
 ) -> Watching:
@@ -168,7 +168,7 @@ async def test_a_viewer_for_whom_there_is_no_time_is_refused_and_who_watches_sta
     watch: Watching,
     decoder: NotedDecoder,
     frames: "FrameServiceAsyncStub",
-    session_stub: "SessionServiceAsyncStub",
+    session_stub: Sessions,
 ) -> None:
     async def until_frame() -> None:
         async with asyncio.timeout(DEADLINE_S):

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
+from aapt.checkpoint import Model
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8, Frame, Shown, WatchRequest, WatchStart
@@ -17,6 +18,8 @@ from livevideo.v1.session_pb2 import OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from services import together
 from services.app import open_channel
+from tests.aapt.players import restless
+from tests.system.fleet import Fleet
 
 DEADLINE_S = 60.0
 
@@ -33,6 +36,20 @@ async def start() -> AsyncIterator[Start]:
             return await stack.enter_async_context(together.running(chosen))
 
         yield started
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """A small one that answers every key at once."""
+    return restless()
+
+
+@pytest.fixture
+async def fleet(model: Model) -> AsyncIterator[Fleet]:
+    started = Fleet(model)
+    await started.start()
+    yield started
+    await started.stop()
 
 
 @dataclass

@@ -61,7 +61,7 @@ async def test_a_key_lights_up_when_the_world_obeys_and_the_picture_moves(
     assert not await page.is_visible("#notice")
 
 
-async def test_a_page_that_finds_no_seat_says_so_and_offers_to_try_again(
+async def test_a_page_that_finds_no_seat_says_so_and_waits_for_its_turn(
     start: Callable[..., Awaitable[together.Addresses]], page: Any
 ) -> None:
     addresses = await start(slots=1)
@@ -69,11 +69,9 @@ async def test_a_page_that_finds_no_seat_says_so_and_offers_to_try_again(
     await page.wait_for_function("parseInt(document.getElementById('count').textContent) > 10")
     other = await page.context.new_page()
     await other.goto(addresses.page)
-    await other.wait_for_selector("#notice:not([hidden])")
-    assert "seat is taken" in await other.inner_text("#reason")
+    await other.wait_for_selector("#told:not([hidden])")
+    assert await other.inner_text("#told") == "Every seat is taken. You are number 1 in the queue."
     await page.close()
-    await other.wait_for_timeout(500)
-    await other.click("#again")
     await other.wait_for_function("parseInt(document.getElementById('count').textContent) > 0")
 
 

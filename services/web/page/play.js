@@ -41,8 +41,15 @@ class World {
       element("model").textContent = message.model;
       element("session").textContent = `session ${message.session_id.slice(0, 8)}`;
       element("session").onclick = () => navigator.clipboard?.writeText(message.session_id);
+      element("told").hidden = true;
       this.decoder.open(message);
       this.controls.listen(message.keys);
+    } else if (message.type === "place") {
+      const wait = message.expected_wait_s ? `, for about ${Math.ceil(message.expected_wait_s)} s` : "";
+      this.tell(`Every seat is taken. You are number ${message.position} in the queue${wait}.`);
+    } else if (message.type === "notice") {
+      const left = Math.max(0, Math.round(message.ends_at_s - Date.now() / 1000));
+      this.tell(message.reason && `${NOTICES[message.reason] ?? message.reason} This road ends in ${left} s.`);
     } else if (message.type === "unheard") {
       element("unheard").hidden = this.isOver;
     } else if (message.type === "receipt") {
@@ -51,6 +58,11 @@ class World {
       const wait = message.retry_after_s ? ` Try again in ${Math.ceil(message.retry_after_s)} s.` : "";
       this.end(`${REASONS[message.reason] ?? message.message}${wait}`);
     }
+  }
+
+  tell(text) {
+    element("told").textContent = text;
+    element("told").hidden = !text;
   }
 
   take(data) {
@@ -99,6 +111,7 @@ class World {
     this.controls.stop();
     this.socket.close();
     element("unheard").hidden = true;
+    element("told").hidden = true;
     element("reason").textContent = reason;
     element("notice").hidden = false;
     element("again").focus();
@@ -108,8 +121,20 @@ class World {
 const REASONS = {
   engine_full: "Every seat is taken: other players are dreaming just now.",
   no_engine: "No engine is awake yet.",
+  queue_full: "Every seat is taken, and many wait for one.",
+  preempted: "Your seat was needed for somebody else.",
+  time_up: "Your time is up.",
+  revoked: "This page may not play any more.",
+  unauthenticated: "This page has no key that is good for playing.",
   viewer_gone: "Nobody was looking for a while, so the world fell asleep.",
   store_unavailable: "The service has lost its memory for a moment.",
+};
+
+const NOTICES = {
+  preempted: "Your seat is needed for somebody else.",
+  time_up: "Your time is almost up.",
+  idle: "No key was pressed for long.",
+  minutes_used: "Today's minutes are almost used.",
 };
 
 let world;

@@ -150,6 +150,23 @@ class Rollout:
                 (kept,),
             )
 
+    @torch.inference_mode()
+    def extend(self, slot: int, past: Past) -> None:
+        """Take in latents that were made elsewhere after the newest that is known here, as if they had been
+        made here. Raises ValueError where `past` does not follow it."""
+        session = self._session(slot)
+        for index in range(session.newest + 1, max(past.latents, default=0) + 1):
+            if index not in past.latents or index not in past.controls:
+                raise ValueError(f"past lacks latent {index}, which follows {index - 1}; send it")
+            self._network.evaluate(
+                self._noise(session.seed, index)[None, None],
+                session.previous[None, None],
+                past.controls[index][None, None],
+                (slot,),
+                ((index,),),
+            )
+            session.newest, session.previous = index, past.latents[index]
+
     def next_pass(self, latents: int) -> CachePass:
         """A pass over the next `latents` of all sessions, which must be of one age: it sees their past, on a
         copy of the cache that later steps do not change. For training; see `CachePass.is_continued`."""

@@ -25,6 +25,16 @@ ControlMaps = Float[Tensor, "b t m y x"]  # the same, encoded at the latents' si
 Text = Float[Tensor, "b l d"]
 
 
+def first_frame(latent_index: int) -> int:
+    """Index of the first video frame of a latent: latent 0 is one frame, every other one four."""
+    return max(0, FRAMES_PER_LATENT * (latent_index - 1) + 1)
+
+
+def latent_of(frame_index: int) -> int:
+    """Index of the latent that a video frame belongs to."""
+    return (frame_index + FRAMES_PER_LATENT - 1) // FRAMES_PER_LATENT
+
+
 def to_video(frames: Frames) -> Float[Tensor, "f 3 h w"]:
     """Bytes as the codec wants them: channels first, in [-1, 1]."""
     return frames.permute(0, 3, 1, 2).float() / 127.5 - 1

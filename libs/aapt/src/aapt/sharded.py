@@ -128,6 +128,11 @@ class ShardedRollout:
         self._tell("resume", slot, past, prompt, seed)
         self._play(lambda: self._rollout.resume(slot, past, prompt, seed))
 
+    def extend(self, slot: int, past: Past) -> None:
+        """See `Rollout.extend`."""
+        self._tell("extend", slot, past)
+        self._play(lambda: self._rollout.extend(slot, past))
+
     def close(self, slot: int) -> None:
         """See `Rollout.close`."""
         self._tell("close", slot)

@@ -31,6 +31,7 @@ class VideoVAE(nn.Module):
 
     mean: Tensor
     std: Tensor
+    looks_back = 2  # frames depend on so many latents before their own: one a causal convolution
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()

@@ -30,6 +30,11 @@ class StreamingVAE:
         self._vae = vae
         self._tails: Tails | None = None
 
+    @property
+    def looks_back(self) -> int:
+        """See `VideoVAE.looks_back`: who has decoded so many latents before goes on exactly."""
+        return self._vae.looks_back
+
     @torch.inference_mode()
     def decode(self, latent: Latent) -> Frames:
         """The next latent of this session: 1 frame for the first, 4 for every other; [f, h, w, 3] uint8."""

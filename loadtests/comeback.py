@@ -1,0 +1,209 @@
+"""How a client comes back: Watch and Send are called again where they break; nothing is lost or repeated.
+
+A game's client does the same: it asks for the first frame that it has not seen, and sends again, under their
+old numbers, the controls of which nobody has said that they are stored.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
+from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchResponse, WatchStart
+from livevideo.v1.session_pb2 import Session
+from services.credentials import bearer
+from services.errors import SessionClosed, from_status
+
+if TYPE_CHECKING:
+    from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
+    from livevideo.v1.frame_pb2_grpc import FrameServiceAsyncStub
+
+LEASE_S = 30.0  # how long a seat waits for its viewer
+SILENCE_S = 2.0  # whoever says nothing for so long hangs
+RETRY_S = 0.1
+# What another instance, or a little later the same one, may not refuse.
+PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.CANCELLED,
+)
+
+
+class Silence(Exception):
+    """A call says nothing, although something is due."""
+
+
+@dataclass
+class Comebacks:
+    """Whether to call again, and how often that was done."""
+
+    lease_s: float = LEASE_S
+    count: int = 0
+    _has_worked: bool = field(default=False, init=False)
+    _lost_at_s: float | None = field(default=None, init=False)
+
+    def heard(self) -> None:
+        """It works."""
+        self._has_worked, self._lost_at_s = True, None
+
+    async def again(self, error: grpc.aio.AioRpcError | Silence) -> None:
+        """Returns when it is time to. Raises `error` where that cannot help, or has not for a whole lease."""
+        now_s = time.monotonic()
+        is_first, self._lost_at_s = self._lost_at_s is None, self._lost_at_s or now_s
+        if isinstance(error, grpc.aio.AioRpcError) and not self._is_passing(error):
+            raise error
+        if now_s - self._lost_at_s > self.lease_s:
+            raise error
+        self.count += is_first
+        if not is_first:
+            await asyncio.sleep(RETRY_S)
+
+    def _is_passing(self, error: grpc.aio.AioRpcError) -> bool:
+        if not self._has_worked:  # a refusal at the door is meant
+            return error.code() is grpc.StatusCode.UNAVAILABLE
+        # A seat that was lost may still look taken for a moment.
+        is_seat_taken = dict(error.trailing_metadata() or ()).get("reason") == "seat_taken"
+        return error.code() in PASSING or is_seat_taken
+
+
+class Viewer:
+    """One session's frames, each once and in order, from whichever decoder answers."""
+
+    def __init__(
+        self,
+        decoders: Sequence["FrameServiceAsyncStub"],
+        session: Session,
+        picture_format: FrameFormat.ValueType,
+        *,
+        waiting: int = 0,
+    ) -> None:
+        """waiting: most frames shown that may wait to be told; 0: any number."""
+        self._decoders = itertools.cycle(decoders)
+        self._session = session
+        self._format = picture_format
+        self._waiting = waiting
+        self._shown: asyncio.Queue[int | None] = asyncio.Queue(waiting)
+        self.comebacks = Comebacks()
+
+    def show(self, frame_index: int) -> None:
+        """The player has seen this frame, which lets another one come. Raises asyncio.QueueFull."""
+        self._shown.put_nowait(frame_index)
+
+    async def frames(self, from_frame: int = 0) -> AsyncGenerator[Frame, None]:
+        """From one that was not seen (0: whatever comes next) until the session is closed.
+
+        Raises what ends it, or Silence.
+        """
+        next_index = from_frame
+        while True:
+            self._shown = asyncio.Queue(self._waiting)
+            said = self._say(next_index, self._shown)
+            call = next(self._decoders).Watch(said, metadata=bearer(self._session.token))
+            try:
+                # The first frame waits for an engine, which may have to be found.
+                patience_s = LEASE_S / 3
+                while True:
+                    async with asyncio.timeout(patience_s):
+                        response = await call.read()
+                    if not isinstance(response, WatchResponse):  # the end of the call
+                        return
+                    if response.WhichOneof("said") == "frame":
+                        patience_s, next_index = SILENCE_S, response.frame.index + 1
+                        self.comebacks.heard()
+                        yield response.frame
+            except TimeoutError:
+                await self.comebacks.again(Silence("no frame came"))
+            except grpc.aio.AioRpcError as error:
+                if isinstance(from_status(error), SessionClosed):
+                    return
+                await self.comebacks.again(error)
+            finally:
+                call.cancel()
+                _end(self._shown)
+
+    async def _say(self, from_frame: int, shown: asyncio.Queue[int | None]) -> AsyncIterator[WatchRequest]:
+        start = WatchStart(
+            session_id=self._session.session_id, format=self._format, from_frame_index=from_frame
+        )
+        yield WatchRequest(start=start)
+        while (frame_index := await shown.get()) is not None:
+            yield WatchRequest(shown=Shown(frame_index=frame_index))
+
+
+class Sender:
+    """One session's controls, each stored once and in order, through whichever *control* answers."""
+
+    def __init__(self, controls: Sequence["ControlServiceAsyncStub"], session: Session) -> None:
+        self._controls = itertools.cycle(controls)
+        self._token = bearer(session.token)
+        self._unheard: dict[int, ControlEvent] = {}  # sent, and nobody has said what became of it
+        self._waiting: asyncio.Queue[ControlEvent | None] = asyncio.Queue()
+        self.comebacks = Comebacks()
+
+    def send(self, event: ControlEvent) -> None:
+        """Numbers must rise."""
+        self._unheard[event.seq] = event
+        self._waiting.put_nowait(event)
+
+    async def receipts(self) -> AsyncGenerator[ControlReceipt, None]:
+        """Without end. Raises what ends the session, or Silence."""
+        while True:
+            again = frozenset(self._unheard)
+            self._waiting = asyncio.Queue()
+            for event in self._unheard.values():
+                self._waiting.put_nowait(event)
+            call = next(self._controls).Send(_say(self._waiting), metadata=self._token)
+            try:
+                while True:
+                    receipt = await self._read(call)
+                    if receipt is None:
+                        break
+                    self.comebacks.heard()
+                    is_known = self._unheard.pop(receipt.seq, None) is not None
+                    if receipt.refused.reason == "old_seq" and receipt.seq in again:
+                        # It was stored before the call broke, and only its receipt was lost.
+                        if is_known:
+                            receipt.accepted.SetInParent()
+                        else:
+                            continue
+                    yield receipt
+            except grpc.aio.AioRpcError as error:
+                await self.comebacks.again(error)
+            except Silence as silence:
+                await self.comebacks.again(silence)
+            finally:
+                call.cancel()
+                _end(self._waiting)
+
+    async def _read(
+        self, call: "grpc.aio.StreamStreamCall[ControlEvent, ControlReceipt]"
+    ) -> ControlReceipt | None:
+        reading = asyncio.ensure_future(call.read())
+        try:
+            while not (await asyncio.wait([reading], timeout=SILENCE_S))[0]:
+                if self._unheard:
+                    raise Silence("no receipt came")
+            receipt = reading.result()
+            return receipt if isinstance(receipt, ControlReceipt) else None
+        finally:
+            reading.cancel()
+
+
+def _end(queue: "asyncio.Queue[Any]") -> None:
+    """A call that has failed does not close what it was reading from."""
+    while not queue.empty():
+        queue.get_nowait()
+    queue.put_nowait(None)
+
+
+async def _say(events: asyncio.Queue[ControlEvent | None]) -> AsyncIterator[ControlEvent]:
+    while (event := await events.get()) is not None:
+        yield event

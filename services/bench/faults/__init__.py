@@ -1,0 +1,1 @@
+"""What players notice when services die, hang, or cannot reach each other: `make faults`."""

