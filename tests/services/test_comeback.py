@@ -1,9 +1,11 @@
 """A client comes back: what it says again, and what it does not."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -12,8 +14,9 @@ from livevideo.v1 import control_pb2_grpc, frame_pb2_grpc
 from livevideo.v1.control_pb2 import Accepted, ControlEvent, ControlReceipt, Keys, Refused
 from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8, Frame, WatchRequest, WatchResponse
 from livevideo.v1.session_pb2 import Session
-from loadtests.comeback import Comebacks, Sender, Silence, Viewer
+from services import comeback
 from services.app import Context, Service
+from services.comeback import Comebacks, Sender, Silence, Viewer
 from services.errors import SeatTaken, Superseded
 
 Serve = Callable[[Service], Awaitable[str]]
@@ -142,3 +145,14 @@ async def test_nobody_comes_back_after_the_lease() -> None:
     await comebacks.again(Silence("no frame came"))
     with pytest.raises(Silence):
         await comebacks.again(Silence("no frame came"))
+
+
+async def test_who_still_plays_steers_again_however_long_control_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hours = itertools.count(step=3600.0)
+    monkeypatch.setattr(comeback, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+    comebacks = Sender([], Session()).comebacks
+    for _ in range(3):
+        await comebacks.again(Silence("no receipt came"))
+    assert comebacks.count == 1

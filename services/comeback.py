@@ -6,6 +6,7 @@ old numbers, the controls of which nobody has said that they are stored.
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import Session
 from services.credentials import bearer
-from services.errors import SessionClosed, from_status
+from services.errors import RETRY_KEY, SessionClosed, from_status
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 LEASE_S = 30.0  # how long a seat waits for its viewer
 SILENCE_S = 2.0  # whoever says nothing for so long hangs
-RETRY_S = 0.1
+RETRY_S, LONGEST_RETRY_S = 0.1, 1.0  # between two tries: what a refusal asks for, within these
 # What another instance, or a little later the same one, may not refuse.
 PASSING = (
     grpc.StatusCode.UNAVAILABLE,
@@ -64,14 +65,14 @@ class Comebacks:
             raise error
         self.count += is_first
         if not is_first:
-            await asyncio.sleep(RETRY_S)
+            asked_s = _told(error, RETRY_KEY) or "0"
+            await asyncio.sleep(min(max(RETRY_S, float(asked_s)), LONGEST_RETRY_S))
 
     def _is_passing(self, error: grpc.aio.AioRpcError) -> bool:
         if not self._has_worked:  # a refusal at the door is meant
             return error.code() is grpc.StatusCode.UNAVAILABLE
         # A seat that was lost may still look taken for a moment.
-        is_seat_taken = dict(error.trailing_metadata() or ()).get("reason") == "seat_taken"
-        return error.code() in PASSING or is_seat_taken
+        return error.code() in PASSING or _told(error, "reason") == "seat_taken"
 
 
 class Viewer:
@@ -146,7 +147,8 @@ class Sender:
         self._token = bearer(session.token)
         self._unheard: dict[int, ControlEvent] = {}  # sent, and nobody has said what became of it
         self._waiting: asyncio.Queue[ControlEvent | None] = asyncio.Queue()
-        self.comebacks = Comebacks()
+        # However long: who still sees frames may steer again once controls are stored again.
+        self.comebacks = Comebacks(lease_s=math.inf)
 
     def send(self, event: ControlEvent) -> None:
         """Numbers must rise."""
@@ -154,7 +156,7 @@ class Sender:
         self._waiting.put_nowait(event)
 
     async def receipts(self) -> AsyncGenerator[ControlReceipt, None]:
-        """Without end. Raises what ends the session, or Silence."""
+        """Without end: whoever plays stops it. Raises what ends the session."""
         while True:
             again = frozenset(self._unheard)
             self._waiting = asyncio.Queue()
@@ -195,6 +197,12 @@ class Sender:
             return receipt if isinstance(receipt, ControlReceipt) else None
         finally:
             reading.cancel()
+
+
+def _told(error: grpc.aio.AioRpcError | Silence, name: str) -> str:
+    """What a refusal says beside its sentence."""
+    said = error.trailing_metadata() if isinstance(error, grpc.aio.AioRpcError) else None
+    return str(dict(said or ()).get(name, ""))
 
 
 def _end(queue: "asyncio.Queue[Any]") -> None:
