@@ -28,6 +28,7 @@ from services.sessions.admin import AdminService
 from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.logs import LogLimits, LogService
+from services.sessions.openings import Openings
 from services.sessions.pictures import Pictures
 from services.sessions.resume import ResumeService
 from services.sessions.seats import Opened, SeatService
@@ -92,6 +93,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._looking: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self._pictures = Pictures()
+        self._openings = Openings()
 
     def _there(self) -> Opened:
         if self._opened is None:
@@ -191,9 +193,11 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         return await admission.record(request, entrant, self._pictures, *await self._store.models())
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
-        with admission.deciding():
+        with self._openings.deciding(request.model) as opening:
             entrant = await self._there().access.entrant(context)
+            opening.tenant = entrant.tenant
             session = await self._store.open(await self._record(request, entrant), entrant)
+            opening.tenant, opening.model = session.tenant, session.model.name
         log.info("session opened", session=session.session_id, tenant=session.tenant, replica=session.replica)
         return session
 
