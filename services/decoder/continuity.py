@@ -27,7 +27,7 @@ class Continuity:
         for outcome in OUTCOMES:
             telemetry.SESSION_OUTCOMES.labels(tenant, model, outcome)
         self._first_frame = telemetry.FIRST_FRAME.labels(tenant, model)
-        self._interval = telemetry.FRAME_INTERVAL.labels(tenant, model)
+        self._interval = telemetry.FRAME_INTERVAL.labels(model)
         self._control_to_frame = telemetry.CONTROL_TO_FRAME.labels(tenant, model)
         self._played = telemetry.PLAYED.labels(tenant, model)
         self._stalled = telemetry.STALLED.labels(tenant, model)

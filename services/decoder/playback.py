@@ -76,7 +76,7 @@ class Playback:
         self._coming: asyncio.Queue[Watching | Rendered | _End] = asyncio.Queue()
         self._sent = 0  # frames, and those that the viewer had seen before
         model = session.model.name
-        self._decode = telemetry.DECODE.labels(telemetry.tenant_label(session.tenant), model)
+        self._decode = telemetry.DECODE.labels(model)
         names = [field.name for field in StageTimes.DESCRIPTOR.fields]
         self._stages = {name: telemetry.STAGE.labels(model, name.removesuffix("_s")) for name in names}
         continuity.allowed(latents_in_flight, -math.inf)

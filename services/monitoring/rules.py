@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from services.monitoring import symptoms
 from services.monitoring.slos import SLOS, SPEEDS, Slo, Speed
 
 Rule = dict[str, Any]
@@ -23,6 +24,11 @@ def document() -> dict[str, Any]:
                 "name": "livevideo-slo-alerts",
                 "interval": f"{EVERY_S}s",
                 "rules": [alert(slo, speed) for slo in SLOS for speed in SPEEDS],
+            },
+            {
+                "name": "livevideo-symptoms",
+                "interval": f"{EVERY_S}s",
+                "rules": [dict(each) for each in symptoms.ALERTS],
             },
         ]
     }

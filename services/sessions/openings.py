@@ -27,8 +27,8 @@ class Openings:
         self._served: set[str] = set()
 
     @contextmanager
-    def deciding(self, asked: str) -> Iterator[Opening]:
-        """asked: the model's name; empty: the only one there is."""
+    def deciding(self, asked: str, *, is_timed: bool = True) -> Iterator[Opening]:
+        """asked: the model's name; empty: the only one there is. is_timed: not where somebody may queue."""
         begun_s, outcome, opening = time.perf_counter(), "opened", Opening()
         try:
             yield opening
@@ -41,7 +41,8 @@ class Openings:
             self._served.add(opening.model)
             self._count(opening.tenant, opening.model, "opened")
         finally:
-            telemetry.ADMISSION.labels(outcome).observe(time.perf_counter() - begun_s)
+            if is_timed:
+                telemetry.ADMISSION.labels(outcome).observe(time.perf_counter() - begun_s)
 
     def _name(self, asked: str) -> str:
         only = next(iter(self._served)) if len(self._served) == 1 else ""

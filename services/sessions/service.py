@@ -203,18 +203,21 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Wait(self, request: OpenRequest, context: Context) -> None:  # type: ignore[override]
-        entrant = await self._there().access.entrant(context)
-        record = await self._record(request, entrant)
-        places = until_seated(
-            self._store,
-            self._there().tenants,
-            record,
-            entrant,
-            most=self._settings.most_waiting,
-            most_of_tenant=self._settings.most_waiting_of_tenant,
-        )
-        with self._streams.opened():
-            await until_one_ends(_written(places, context), self._streams.until_stopping())
+        with self._openings.deciding(request.model, is_timed=False) as opening:
+            entrant = await self._there().access.entrant(context)
+            opening.tenant = entrant.tenant
+            record = await self._record(request, entrant)
+            opening.tenant, opening.model = record.tenant, record.model.name
+            places = until_seated(
+                self._store,
+                self._there().tenants,
+                record,
+                entrant,
+                most=self._settings.most_waiting,
+                most_of_tenant=self._settings.most_waiting_of_tenant,
+            )
+            with self._streams.opened():
+                await until_one_ends(_written(places, context), self._streams.until_stopping())
 
     async def Notices(self, request: NoticesRequest, context: Context) -> None:  # type: ignore[override]
         session_id = request.session_id

@@ -76,8 +76,19 @@ def exported(slo: str, stretches: list[Stretch], per_minute: float, who: str = W
     raise AssertionError(slo)
 
 
-def judge(folder: Path, series: list[dict[str, str]], moments: list[Moment]) -> str:
-    """What promtool finds wrong; empty: everything is as it should be."""
+def told(name: str, at_min: int, *fires: dict[str, dict[str, str]]) -> dict[str, Any]:
+    """What an alert says then, to the letter: labels and annotations, or nothing."""
+    expected = [{"exp_labels": each["labels"], "exp_annotations": each["annotations"]} for each in fires]
+    return {"alertname": name, "eval_time": f"{at_min}m", "exp_alerts": expected}
+
+
+def judge(
+    folder: Path,
+    series: list[dict[str, str]],
+    moments: list[Moment],
+    alerts: list[dict[str, Any]] | None = None,
+) -> str:
+    """What promtool finds wrong; empty: everything is as it should be. alerts: as `told` writes them."""
     assert PROMTOOL is not None
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules.document()))
     known = {
@@ -97,6 +108,7 @@ def judge(folder: Path, series: list[dict[str, str]], moments: list[Moment]) -> 
             {
                 "interval": "1m",
                 "input_series": series,
+                "alert_rule_test": alerts or [],
                 # An alert is asked for as a series: its annotations hold a figure that depends on the minute.
                 "promql_expr_test": [
                     {

@@ -9,6 +9,7 @@ import yaml
 from services.monitoring import rules
 from services.monitoring.slos import SLOS, SPEEDS
 from tests.monitoring.promtool import PROMTOOL, WHO, Moment, Stretch, exported, judge, needs_promtool
+from tests.monitoring.promtool import told as alert_told
 
 pytestmark = needs_promtool
 
@@ -47,6 +48,22 @@ def test_a_fire_pages_within_the_hour_and_is_over_five_minutes_after(tmp_path: P
     moments = seen(59) + seen(61) + seen(119, fast=True, steady=True, slow=True)
     moments += [Moment(127, rules.alert_name(slo, SPEEDS[0]), False) for slo in SLOS]
     assert judge(tmp_path, told(20, calm_min=60, bad_min=60, after_min=20), moments) == ""
+
+
+def test_an_alert_says_who_suffers_and_how_fast_the_budget_burns(tmp_path: Path) -> None:
+    says = {
+        "labels": {"severity": "page", "slo": "frame_on_time", "tenant": "acme", "model": "road"},
+        "annotations": {
+            "summary": "frames are later than one frame period: tenant acme, model road",
+            "description": "Promised: 99.9 % of frames are sent within one frame period of their time. "
+            "The budget of 30 days burns 20.0 times as fast as it may, over 1h and over 5m; "
+            "at 14.4 times that is 2 % of a month's budget in an hour.",
+            "runbook": "docs/runbooks.md#frameslate",
+        },
+    }
+    series = exported("frame_on_time", [Stretch(120, 0.02)], PER_MINUTE)
+    alerts = [alert_told("FramesLateFast", 119, says)]
+    assert judge(tmp_path, series, [], alerts) == ""
 
 
 @pytest.mark.slow
