@@ -4,9 +4,16 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
-from grafana_foundation_sdk.models.dashboard import DataSourceRef, VariableRefresh
+from grafana_foundation_sdk.models.common import (
+    GraphTresholdsStyleMode,
+    LegendDisplayMode,
+    LegendPlacement,
+    SortOrder,
+    TooltipDisplayMode,
+)
+from grafana_foundation_sdk.models.dashboard import DataSourceRef, Threshold, ThresholdsMode, VariableRefresh
 
 _SOURCE = DataSourceRef(type_val="prometheus", uid="${source}")
 _WIDTH, _HEIGHT = 12, 8  # of a row of 24
@@ -36,6 +43,7 @@ class Panel:
     queries: tuple[Query, ...]
     about: str
     is_figure: bool = False  # the newest values as large figures, not a course in time
+    limit: float | None = None  # beyond it something is wrong: a line
 
 
 @dataclass(frozen=True)
@@ -95,8 +103,24 @@ def rendered(board: Board) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(encoded))
 
 
+def _figures() -> Any:
+    return stat.Panel().reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+
+
+def _course(limit: float | None) -> Any:
+    legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+    tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING)
+    drawn = timeseries.Panel().min(0).legend(legend.show_legend(True).calcs([])).tooltip(tooltip)
+    if limit is None:
+        return drawn
+    steps = [Threshold(color="transparent"), Threshold(value=limit, color="red")]
+    lines = common.GraphThresholdsStyleConfig().mode(GraphTresholdsStyleMode.DASHED)
+    thresholds = dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
+    return drawn.thresholds(thresholds).thresholds_style(lines)
+
+
 def _drawn(panel: Panel, number: int) -> Any:
-    drawn: Any = stat.Panel() if panel.is_figure else timeseries.Panel().min(0)
+    drawn = _figures() if panel.is_figure else _course(panel.limit)
     drawn = (
         (drawn.id(number).title(panel.title).description(panel.about).unit(panel.unit).datasource(_SOURCE))
         .span(_WIDTH)

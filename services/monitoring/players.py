@@ -1,6 +1,7 @@
 """Boards of those who play, and of those who pay."""
 
 from services.monitoring.panels import LATELY, OF_PLAYERS, Board, Panel, Query, quantiles, rate_by
+from services.monitoring.slos import CONTROL_WITHIN_S, FIRST_FRAME_WITHIN_S, SPEEDS
 
 TENANT_AND_MODEL = {"tenant": "frames_total", "model": "frames_total"}
 
@@ -14,6 +15,7 @@ PLAYERS = Board(
             "none",
             (Query(f"max by (slo) (slo:burn_rate:1h{{{OF_PLAYERS}}})", "{{slo}}"),),
             "Of the worst tenant and model, in an hour. 1: it lasts the 30 days that it should; 14.4 pages.",
+            limit=SPEEDS[0].factor,
         ),
         Panel(
             "Promises kept, last three days",
@@ -33,12 +35,14 @@ PLAYERS = Board(
             "s",
             quantiles("control_to_frame_seconds", "model", OF_PLAYERS),
             "From a control being received to the first frame that obeys it. Promised: 99 % within 350 ms.",
+            limit=CONTROL_WITHIN_S,
         ),
         Panel(
             "First frame",
             "s",
             quantiles("first_frame_seconds", "model", OF_PLAYERS),
             "From a viewer coming to its first frame. Promised: 99 % within 2 s.",
+            limit=FIRST_FRAME_WITHIN_S,
         ),
         Panel(
             "Frames a second, by timing",
@@ -58,6 +62,7 @@ PLAYERS = Board(
                 ),
             ),
             "How long pictures stood still. Promised: 3.6 s at most.",
+            limit=3.6,
         ),
         Panel(
             "Outcomes of sessions, a minute",
@@ -140,6 +145,7 @@ TENANTS = Board(
             "none",
             (Query(f"slo:burn_rate:6h{{{OF_PLAYERS}}}", "{{tenant}} {{model}}: {{slo}}"),),
             "Over six hours; 6 pages.",
+            limit=SPEEDS[1].factor,
         ),
     ),
     TENANT_AND_MODEL,

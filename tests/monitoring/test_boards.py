@@ -122,6 +122,7 @@ def test_a_board_is_complete(board: Any) -> None:
     assert {variable["name"] for variable in drawn["templating"]["list"]} == {"source", *board.variables}
     assert len({panel["title"] for panel in drawn["panels"]}) == len(board.panels)
     assert all(panel["description"] and panel["targets"] for panel in drawn["panels"])
+    assert all(panel["options"] for panel in drawn["panels"])
     known = exported()
     assert all(label in known[metric] for label, metric in board.variables.items())
 
