@@ -16,8 +16,11 @@ class Continuity:
     that reason is `held_up`, and nobody's fault but the viewer's.
     """
 
-    def __init__(self, session: Session, *, asked_at_s: float) -> None:
-        """asked_at_s: when the viewer came, by the monotonic clock."""
+    def __init__(self, session: Session, *, asked_at_s: float, from_frame: int = 0) -> None:
+        """asked_at_s: when the viewer came, by the monotonic clock; from_frame: what it waits for.
+
+        A viewer that comes back has a picture that stands still until then.
+        """
         # Every counter exists from the beginning: the first of an increase from nothing would not be seen.
         tenant, model = telemetry.tenant_label(session.tenant), session.model.name
         self._frames = {
@@ -32,9 +35,10 @@ class Continuity:
         self._played = telemetry.PLAYED.labels(tenant, model)
         self._stalled = telemetry.STALLED.labels(tenant, model)
         self._period_s = 1 / session.model.frames_per_second
-        self._is_new = session.epoch == 0
+        self._is_new = session.epoch == 0 and from_frame == 0
         self._asked_at_s = asked_at_s
         self._sent_at_s: float | None = None
+        self._still_since_s = asked_at_s if from_frame > 0 else None
         self._limit = 0
         self._credits: deque[tuple[int, float]] = deque(maxlen=64)  # (latents below this, may be made since)
         self._latent = -1  # the newest that a frame was sent of
@@ -58,7 +62,9 @@ class Continuity:
             self._interval.observe(now_s - self._sent_at_s)
         elif self._is_new:
             self._first_frame.observe(now_s - self._asked_at_s)
-        self._sent_at_s = now_s
+        elif self._still_since_s is not None:
+            self._stalled.inc(max(0.0, now_s - self._still_since_s - self._period_s))
+        self._sent_at_s = self._still_since_s = now_s
         self._latent = latent_of(index)
 
     def obeyed(self, index: int, control_to_frame_s: float, due_s: float) -> None:
@@ -67,10 +73,11 @@ class Continuity:
             self._control_to_frame.observe(control_to_frame_s)
 
     def broken(self, now_s: float) -> None:
-        """No frame comes any more, and the viewer still waited for one."""
-        is_owed = self._latent + 1 < self._limit
-        if self._sent_at_s is not None and is_owed:
-            self._stalled.inc(max(0.0, now_s - self._sent_at_s - self._period_s))
+        """No frame comes any more while there is none to be sent, which the viewer may have waited for."""
+        is_owed = self._sent_at_s is None or self._latent + 1 < self._limit
+        if self._still_since_s is not None and is_owed:
+            self._stalled.inc(max(0.0, now_s - self._still_since_s - self._period_s))
+            self._still_since_s = None
 
     def _is_held_up(self, latent: int, due_s: float) -> bool:
         """Whether the credit for a latent came later than one tick before its frames were due."""

@@ -127,7 +127,7 @@ class Playback:
 
     async def responses(self) -> AsyncGenerator[WatchResponse, None]:
         """What the viewer gets, each frame when it is due. Raises what ended the session before its time."""
-        while not isinstance(said := await self._coming.get(), _End):
+        while not isinstance(said := await self._awaited(), _End):
             if isinstance(said, Watching):
                 yield WatchResponse(watching=said)
                 continue
@@ -144,6 +144,14 @@ class Playback:
             if outcome(said.error) == "failed":
                 self._continuity.broken(time.monotonic())
             raise said.error
+
+    async def _awaited(self) -> Watching | Rendered | _End:
+        """What is to be sent next; a viewer that leaves meanwhile may have lost its patience."""
+        try:
+            return await self._coming.get()
+        except asyncio.CancelledError:
+            self._continuity.broken(time.monotonic())
+            raise
 
     def _frame(
         self, index: int, rendered: Rendered, picture: Picture, place: Place, *, is_first: bool

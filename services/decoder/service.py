@@ -134,7 +134,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         session = await self._sessions.Get(
             GetRequest(session_id=start.session_id), timeout=5.0, metadata=carried(context)
         )
-        continuity = Continuity(session, asked_at_s=asked_at_s)
+        continuity = Continuity(session, asked_at_s=asked_at_s, from_frame=start.from_frame_index)
         with viewing(session):
             await self._watch(start, session, continuity, request_iterator, context)
 

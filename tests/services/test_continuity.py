@@ -78,6 +78,22 @@ def test_a_viewing_that_breaks_off_has_stood_still_since_its_last_frame(session:
     assert counted("stalled_seconds_total", session) == pytest.approx(5.0 - PERIOD_S)
 
 
+def test_a_viewer_that_comes_back_has_stood_still_until_its_next_frame(session: Session) -> None:
+    session.epoch = 1
+    back = Continuity(session, asked_at_s=10.0, from_frame=41)
+    back.sent(41, 0.0, 10.5)
+    assert counted("stalled_seconds_total", session) == pytest.approx(0.5 - PERIOD_S)
+    assert counted("first_frame_seconds_count", session) == 0
+    Continuity(session, asked_at_s=20.0, from_frame=42).broken(21.0)
+    assert counted("stalled_seconds_total", session) == pytest.approx(1.5 - 2 * PERIOD_S)
+
+
+def test_a_viewer_that_leaves_while_frames_flow_has_not_stood_still(session: Session) -> None:
+    watched = played(session)
+    watched.broken(0.5 + 3.5 * PERIOD_S)
+    assert counted("stalled_seconds_total", session) == 0
+
+
 @pytest.mark.parametrize(
     ("error", "became"),
     [
