@@ -13,13 +13,14 @@ RAY ?=
 SHARDS ?=
 REPLICAS ?=
 
-.PHONY: help play record train ablations bench faults gpu-check test lint fuzz format protos clean
+.PHONY: help play record train ablations bench faults gpu-check rules test lint fuzz format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
 	@echo 'make play RAY=1 SHARDS=2   the same with the engine on Ray, here or at RAY_ADDRESS, on so many ranks'
 	@echo 'make bench    measure this machine, for half an hour; ARGS="--minutes 1 --crowds" for a short one'
 	@echo 'make faults   kill, stop and cut off services while players play; ARGS="--kills 20 --runs 1" for a short one'
+	@echo 'make rules    render the alerts and dashboards into deploy/; ARGS="--check" writes nothing'
 	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
 	@echo 'make record   record 400 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
@@ -46,6 +47,9 @@ bench: .venv/installed gen/generated
 
 faults: .venv/installed gen/generated
 	@$(BIN)/python -m services.bench.faults $(ARGS)
+
+rules: .venv/with-monitoring
+	@$(BIN)/python -m services.monitoring $(ARGS)
 
 record: .venv/developing
 	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 300 $(ARGS)
@@ -113,6 +117,11 @@ clean:
 	@$(PIP) --quiet --editable '.[ray]'
 	@touch $@
 
+.venv/with-monitoring: .venv/installed
+	@echo 'Installing what renders alerts and dashboards'
+	@$(PIP) --quiet --editable '.[monitoring]'
+	@touch $@
+
 .venv/with-fuzz: .venv/developing
 	@echo 'Installing the fuzzer'
 	@$(PIP) --quiet --editable '.[fuzz]'
@@ -120,7 +129,7 @@ clean:
 
 .venv/developing: .venv/installed
 	@echo 'Installing what developers need: tests, linters, recorders, plots, Ray'
-	@$(PIP) --quiet --editable 'libs/aapt[worlds,train,evals]' --editable '.[dev,browser,ray]'
+	@$(PIP) --quiet --editable 'libs/aapt[worlds,train,evals]' --editable '.[dev,browser,ray,monitoring]'
 	@touch $@
 
 gen/generated: .venv/installed $(PROTOS)

@@ -165,8 +165,7 @@ class _Send:
 
     async def _write(self, receipt: ControlReceipt) -> None:
         if receipt.HasField("refused"):
-            telemetry.CONTROLS_REFUSED.labels(
-                self._session.tenant, self._session.model.name, receipt.refused.reason
-            ).inc()
+            tenant, model = telemetry.tenant_label(self._session.tenant), self._session.model.name
+            telemetry.CONTROLS_REFUSED.labels(tenant, model, receipt.refused.reason).inc()
         async with self._writing:
             await self._context.write(receipt)

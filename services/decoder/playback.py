@@ -1,6 +1,7 @@
 """`Playback`: one viewer's way from latents to frames. Latent n is decoded while n + 1 is generated."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
@@ -17,7 +18,9 @@ from livevideo.v1.frame_pb2 import Frame, Watching, WatchResponse
 from livevideo.v1.session_pb2 import Session
 from services import telemetry
 from services.decoder.clock import FrameClock, Place
+from services.decoder.continuity import Continuity
 from services.decoder.encoders import Encoder, Picture
+from services.decoder.outcome import outcome
 from services.decoder.rejoin import going_on
 from services.decoder.source import LatentSource
 
@@ -52,6 +55,7 @@ class Playback:
         codec: StreamingVAE,
         encoder: Encoder,
         clock: FrameClock,
+        continuity: Continuity,
         executor: Executor,
         *,
         latents_in_flight: int,
@@ -60,10 +64,10 @@ class Playback:
     ) -> None:
         """from_frame: index of the first frame that the viewer has not seen; 0: whatever comes next."""
         self._source = source
-        self._session = session
         self._codec = codec
         self._encoder = encoder
         self._clock = clock
+        self._continuity = continuity
         self._executor = executor
         self._latents_in_flight = latents_in_flight
         self._on_rendered = on_rendered
@@ -71,13 +75,22 @@ class Playback:
         # Bounded by the credits: no more latents come than may be in flight.
         self._coming: asyncio.Queue[Watching | Rendered | _End] = asyncio.Queue()
         self._sent = 0  # frames, and those that the viewer had seen before
-        self._sent_at_s: float | None = None
+        model = session.model.name
+        self._decode = telemetry.DECODE.labels(model)
+        names = [field.name for field in StageTimes.DESCRIPTOR.fields]
+        self._stages = {name: telemetry.STAGE.labels(model, name.removesuffix("_s")) for name in names}
+        continuity.allowed(latents_in_flight, -math.inf)
 
     def shown(self, frame_index: int) -> None:
         """The viewer has shown this frame and all before it: a latent shown to its end lets another come."""
+        self._show(frame_index, time.monotonic())
+
+    def _show(self, frame_index: int, now_s: float) -> None:
         newest = min(frame_index, self._sent - 1)
         if newest >= 0:
-            self._source.allow(newest // FRAMES_PER_LATENT + 1 + self._latents_in_flight)
+            limit = newest // FRAMES_PER_LATENT + 1 + self._latents_in_flight
+            self._source.allow(limit)
+            self._continuity.allowed(limit, now_s)
 
     def end(self, error: Exception | None) -> None:
         """Send what is ready, and no more."""
@@ -103,7 +116,7 @@ class Playback:
         self._coming.put_nowait(
             Watching(model=seated.model, format=self._encoder.format, next_index=self._sent)
         )
-        self.shown(self._sent - 1)
+        self._show(self._sent - 1, -math.inf)  # what has been seen was shown long ago
         for latent in known:
             await self._bring(latent)
 
@@ -114,7 +127,7 @@ class Playback:
 
     async def responses(self) -> AsyncGenerator[WatchResponse, None]:
         """What the viewer gets, each frame when it is due. Raises what ended the session before its time."""
-        while not isinstance(said := await self._coming.get(), _End):
+        while not isinstance(said := await self._awaited(), _End):
             if isinstance(said, Watching):
                 yield WatchResponse(watching=said)
                 continue
@@ -128,16 +141,24 @@ class Playback:
                 self._sent = index + 1
                 yield WatchResponse(frame=frame)
         if said.error is not None:
+            if outcome(said.error) == "failed":
+                self._continuity.broken(time.monotonic())
             raise said.error
+
+    async def _awaited(self) -> Watching | Rendered | _End:
+        """What is to be sent next; a viewer that leaves meanwhile may have lost its patience."""
+        try:
+            return await self._coming.get()
+        except asyncio.CancelledError:
+            self._continuity.broken(time.monotonic())
+            raise
 
     def _frame(
         self, index: int, rendered: Rendered, picture: Picture, place: Place, *, is_first: bool
     ) -> Frame:
         now_s = time.monotonic()
-        latent, labels = rendered.latent, (self._session.tenant, self._session.model.name)
-        if self._sent_at_s is not None:
-            telemetry.FRAME_INTERVAL.labels(*labels).observe(now_s - self._sent_at_s)
-        self._sent_at_s = now_s
+        latent = rendered.latent
+        self._continuity.sent(index, now_s - place.due_s, now_s)
         frame = Frame(
             index=index,
             control_seq=latent.control_seq,
@@ -157,9 +178,11 @@ class Playback:
                     handover_s=rendered.handover_s,
                 )
             )
+            for name, stage in self._stages.items():
+                stage.observe(getattr(frame.times, name))
             if latent.control_received_at_s:
                 frame.control_to_frame_s = max(0.0, time.time() - latent.control_received_at_s)
-                telemetry.CONTROL_TO_FRAME.labels(*labels).observe(frame.control_to_frame_s)
+                self._continuity.obeyed(index, frame.control_to_frame_s, place.due_s)
         return frame
 
     def _render(self, latent: Latent) -> Rendered:
@@ -167,7 +190,7 @@ class Playback:
         values = np.frombuffer(latent.values, "<f4").reshape(tuple(latent.shape)).astype(np.float32)
         frames = self._codec.decode(torch.from_numpy(values)).numpy()
         decode_s = time.monotonic() - start_s
-        telemetry.DECODE.labels(self._session.tenant, self._session.model.name).observe(decode_s)
+        self._decode.observe(decode_s)
         pictures: list[Picture] = []
         encode_s: list[float] = []
         # A codec that begins with a later latent makes one frame of it: the last.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -22,7 +23,9 @@ from services.app import Context, open_channel
 from services.channel import Channel
 from services.credentials import carried
 from services.decoder.clock import FrameClock
+from services.decoder.continuity import Continuity
 from services.decoder.encoders import encoder_for
+from services.decoder.outcome import viewing
 from services.decoder.playback import Playback
 from services.decoder.room import Room
 from services.decoder.source import LatentSource, Patience
@@ -127,16 +130,29 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         start = await _first(request_iterator, self._settings.first_message_s)
         if self._is_stopping:
             raise ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0)
+        asked_at_s = time.monotonic()
         session = await self._sessions.Get(
             GetRequest(session_id=start.session_id), timeout=5.0, metadata=carried(context)
         )
+        continuity = Continuity(session, asked_at_s=asked_at_s, from_frame=start.from_frame_index)
+        with viewing(session):
+            await self._watch(start, session, continuity, request_iterator, context)
+
+    async def _watch(
+        self,
+        start: WatchStart,
+        session: Session,
+        continuity: Continuity,
+        requests: AsyncIterator[WatchRequest],
+        context: Context,
+    ) -> None:
         if session.state == SESSION_STATE_CLOSED:
             raise ended(f"session {start.session_id}", session.ended)
         self._room.check(len(self._playbacks), FRAMES_PER_LATENT / session.model.frames_per_second)
-        playback = self._playback(start, session)
+        playback = self._playback(start, session, continuity)
         tasks = [
             asyncio.create_task(playback.render()),
-            asyncio.create_task(_take_shown(request_iterator, playback)),
+            asyncio.create_task(_take_shown(requests, playback)),
         ]
         self._playbacks.add(playback)
         self._emptied.clear()
@@ -168,7 +184,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             )
             raise ViewerGone(message) from error
 
-    def _playback(self, start: WatchStart, session: Session) -> Playback:
+    def _playback(self, start: WatchStart, session: Session, continuity: Continuity) -> Playback:
         settings, model = self._settings, session.model
         encoder = encoder_for(
             start.format, model, jpeg_quality=settings.jpeg_quality, key_period_s=settings.key_period_s
@@ -194,6 +210,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             StreamingVAE(self._vae),
             encoder,
             FrameClock(model.frames_per_second, settings.playout_delay_s),
+            continuity,
             self._executor,
             latents_in_flight=settings.latents_in_flight,
             from_frame=start.from_frame_index,

@@ -189,7 +189,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         finally:
             seating.end()
             if (tenant := self._tenants.pop(residence, None)) is not None:
-                telemetry.SESSIONS_LIVE.labels(tenant, self._model.name).dec()
+                telemetry.SESSIONS_LIVE.labels(telemetry.tenant_label(tenant), self._model.name).dec()
             log.info(
                 "session left", session=start.session_id, slot=residence.slot, latents=residence.next_index
             )
@@ -198,7 +198,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         if session is not None and residence not in self._tenants:
             self._tenants[residence] = session.tenant
             self._recorded.name(residence.slot, session.session_id, session.tenant, session.epoch)
-            telemetry.SESSIONS_LIVE.labels(session.tenant, self._model.name).inc()
+            telemetry.SESSIONS_LIVE.labels(telemetry.tenant_label(session.tenant), self._model.name).inc()
 
     async def _run(self) -> None:
         # An engine whose ticks have failed announces nothing more, so nobody else is seated there.
@@ -248,7 +248,8 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         if tick.step_s:
             telemetry.STEP.labels(model).observe(tick.step_s)
         for residence, reason in tick.skipped:
-            telemetry.LATENTS_SKIPPED.labels(self._tenants.get(residence, ""), model, reason).inc()
+            tenant = telemetry.tenant_label(self._tenants.get(residence, ""))
+            telemetry.LATENTS_SKIPPED.labels(tenant, model, reason).inc()
         telemetry.SLOTS_FREE.labels(model).set(self.engine.slots_free)
 
     @property

@@ -4,12 +4,9 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from livevideo.v1.session_pb2 import AnnounceRequest, Model, OpenRequest, Session
-from services import telemetry
-from services.errors import BadRequest, NoEngine, QuotaExceeded, ServiceError, UnknownModel
+from services.errors import BadRequest, NoEngine, QuotaExceeded, UnknownModel
 from services.sessions.pictures import Pictures
 from services.sessions.tenancy import Entrant
 
@@ -34,19 +31,6 @@ def chosen_model(name: str, live: dict[str, Model], known: set[str]) -> Model:
     if len(live) > 1:
         raise BadRequest("model", f"is empty and there are several; choose one of: {listed}")
     return next(iter(live.values()))
-
-
-@contextmanager
-def deciding() -> Iterator[None]:
-    """Measures how long it takes to open a session, or to refuse it."""
-    begun_s, outcome = time.perf_counter(), "opened"
-    try:
-        yield
-    except ServiceError as refusal:
-        outcome = refusal.reason
-        raise
-    finally:
-        telemetry.ADMISSION.labels(outcome).observe(time.perf_counter() - begun_s)
 
 
 async def record(

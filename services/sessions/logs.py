@@ -91,7 +91,7 @@ class LogService(log_pb2_grpc.LogServiceServicer):
                 full.append(entry.session_id)
                 log.warning("log is full", session=entry.session_id, tenant=entry.tenant)
             if dropped:
-                telemetry.LOGS_DROPPED.labels(entry.tenant).inc(len(dropped))
+                telemetry.LOGS_DROPPED.labels(telemetry.tenant_label(entry.tenant)).inc(len(dropped))
                 log.warning("logs dropped to make room", tenant=entry.tenant, sessions=dropped)
         return AppendResponse(full=full)
 

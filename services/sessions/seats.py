@@ -122,7 +122,8 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
                     self._streams.until_stopping(),
                 )
             except SessionClosed as end:
-                telemetry.SESSIONS_ENDED.labels(session.tenant, session.model.name, end.reason).inc()
+                tenant = telemetry.tenant_label(session.tenant)
+                telemetry.SESSIONS_ENDED.labels(tenant, session.model.name, end.reason).inc()
             finally:
                 with contextlib.suppress(ServiceError):  # what ended it is raised already
                     await meter.tell()

@@ -28,6 +28,7 @@ from services.sessions.admin import AdminService
 from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.logs import LogLimits, LogService
+from services.sessions.openings import Openings
 from services.sessions.pictures import Pictures
 from services.sessions.resume import ResumeService
 from services.sessions.seats import Opened, SeatService
@@ -93,6 +94,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._looking: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self._pictures = Pictures()
+        self._openings = Openings()
 
     def _there(self) -> Opened:
         if self._opened is None:
@@ -193,26 +195,31 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         return await admission.record(request, entrant, self._pictures, *await self._store.models())
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
-        with admission.deciding():
+        with self._openings.deciding(request.model) as opening:
             entrant = await self._there().access.entrant(context)
+            opening.tenant = entrant.tenant
             session = await self._store.open(await self._record(request, entrant), entrant)
+            opening.tenant, opening.model = session.tenant, session.model.name
         log.info("session opened", session=session.session_id, tenant=session.tenant, replica=session.replica)
         return session
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Wait(self, request: OpenRequest, context: Context) -> None:  # type: ignore[override]
-        entrant = await self._there().access.entrant(context)
-        record = await self._record(request, entrant)
-        places = until_seated(
-            self._store,
-            self._there().tenants,
-            record,
-            entrant,
-            most=self._settings.most_waiting,
-            most_of_tenant=self._settings.most_waiting_of_tenant,
-        )
-        with self._streams.opened():
-            await until_one_ends(_written(places, context), self._streams.until_stopping())
+        with self._openings.deciding(request.model, is_timed=False) as opening:
+            entrant = await self._there().access.entrant(context)
+            opening.tenant = entrant.tenant
+            record = await self._record(request, entrant)
+            opening.tenant, opening.model = record.tenant, record.model.name
+            places = until_seated(
+                self._store,
+                self._there().tenants,
+                record,
+                entrant,
+                most=self._settings.most_waiting,
+                most_of_tenant=self._settings.most_waiting_of_tenant,
+            )
+            with self._streams.opened():
+                await until_one_ends(_written(places, context), self._streams.until_stopping())
 
     async def Notices(self, request: NoticesRequest, context: Context) -> None:  # type: ignore[override]
         session_id = request.session_id

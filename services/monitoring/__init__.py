@@ -1,0 +1,1 @@
+"""What players are promised, as Prometheus' rules and Grafana's dashboards; rendered into deploy/."""

@@ -1,0 +1,55 @@
+"""`Openings`: how long it takes to open a session, or to refuse it, and what became of those who asked."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from services import telemetry
+from services.errors import NoEngine, PeerUnavailable, ServiceError, StoreUnavailable
+
+# A service is missing. Seats and quotas that are used up, and what a request has wrong, are another matter.
+_WANTING = (NoEngine, PeerUnavailable, StoreUnavailable)
+
+
+@dataclass
+class Opening:
+    """Who asks, and what they get, as far as it is known."""
+
+    tenant: str = ""
+    model: str = ""
+
+
+class Openings:
+    """Counts a refusal by a model's name only where that model was opened before: names can be made up."""
+
+    def __init__(self) -> None:
+        self._served: set[str] = set()
+
+    @contextmanager
+    def deciding(self, asked: str, *, is_timed: bool = True) -> Iterator[Opening]:
+        """asked: the model's name; empty: the only one there is. is_timed: not where somebody may queue."""
+        begun_s, outcome, opening = time.perf_counter(), "opened", Opening()
+        try:
+            yield opening
+        except Exception as error:
+            outcome = error.reason if isinstance(error, ServiceError) else "internal"
+            if not isinstance(error, ServiceError) or isinstance(error, _WANTING):
+                self._count(opening.tenant, self._name(asked), "not_opened")
+            raise
+        else:
+            self._served.add(opening.model)
+            self._count(opening.tenant, opening.model, "opened")
+        finally:
+            if is_timed:
+                telemetry.ADMISSION.labels(outcome).observe(time.perf_counter() - begun_s)
+
+    def _name(self, asked: str) -> str:
+        only = next(iter(self._served)) if len(self._served) == 1 else ""
+        return asked if asked in self._served else only if not asked else ""
+
+    def _count(self, tenant: str, model: str, became: str) -> None:
+        tenant = telemetry.tenant_label(tenant)
+        for each in ("opened", "not_opened"):  # both exist from the first one on
+            telemetry.SESSION_OUTCOMES.labels(tenant, model, each)
+        telemetry.SESSION_OUTCOMES.labels(tenant, model, became).inc()
