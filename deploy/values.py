@@ -1,4 +1,4 @@
-"""`python -m deploy.values`: values.schema.json and the tables of the chart's README, from values.yaml and the settings.
+"""`python -m deploy.values`: the chart's schema and its README's tables, from values.yaml and the settings.
 
 With --check nothing is written, and what is not as it should be is named.
 """

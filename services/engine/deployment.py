@@ -184,7 +184,9 @@ def from_environment(arguments: dict[str, str]) -> serve.Application:
     Raises BadSetting.
     """
     if arguments:
-        raise BadSetting(f"args are {arguments}; name settings under runtime_env.env_vars, and leave args out")
+        raise BadSetting(
+            f"args are {arguments}; name settings under runtime_env.env_vars, and leave args out"
+        )
     settings, engine = settings_from_env(Settings), settings_from_env(EngineSettings)
     _check_sharing(settings, engine)
     return application(settings, engine)

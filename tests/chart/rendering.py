@@ -39,7 +39,10 @@ MATRIX: dict[str, tuple[str, ...]] = {
     "gpu-hpa": ("autoscaling.kind=hpa", "gpu.runtimeClassName=nvidia", "priorityClasses.create=true"),
     "gpu-secrets": (
         "tls.mode=secrets",
-        *(f"tls.secrets.{name}={name}-tls" for name in ("control", "sessions", "decoder", "web", "engine", "test")),
+        *(
+            f"tls.secrets.{name}={name}-tls"
+            for name in ("control", "sessions", "decoder", "web", "engine", "test")
+        ),
         "redis.clientCertificate=redis-client",
         "api.pageKeySecret=page-key",
         "api.testKeySecret=test-key",

@@ -1,4 +1,4 @@
-"""Custom resources against the schemas of their definitions, where those are at hand: strictly, so that a typo is found."""
+"""Custom resources against the schemas of their definitions: strictly, so that a typo is found."""
 
 import functools
 from pathlib import Path

@@ -20,7 +20,7 @@ CUSTOM = {"ray.io/v1": "../shared/crds", "monitoring.coreos.com/v1": "../shared/
 
 def is_custom(document: dict[str, Any]) -> bool:
     group = document["apiVersion"].partition("/")[0]
-    return "." in group and not group.endswith(".k8s.io") or group == "gateway.networking.k8s.io"
+    return ("." in group and not group.endswith(".k8s.io")) or group == "gateway.networking.k8s.io"
 
 
 @pytest.mark.parametrize("helm", HELMS)
@@ -43,12 +43,12 @@ def test_both_majors_render_the_same(case: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("case", MATRIX)
-def test_kubernetes_takes_every_document(case: str, version: str) -> None:
-    checked = [each for each in rendered(case) if not is_custom(each)]
-    for each in checked:
+def test_kubernetes_takes_every_document(version: str) -> None:
+    different = {str(each): each for case in MATRIX for each in rendered(case) if not is_custom(each)}
+    for each in different.values():
         kubernetes_validate.validate(each, version, strict=True)
-    assert len(checked) > 8
+    kinds = {each["kind"] for each in different.values()}
+    assert {"Deployment", "NetworkPolicy", "HorizontalPodAutoscaler", "PriorityClass", "Pod"} <= kinds
 
 
 @pytest.mark.parametrize("case", MATRIX)

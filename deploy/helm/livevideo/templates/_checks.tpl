@@ -82,6 +82,9 @@
 {{- if and (gt $gpus 0) (ne $gpus $shards) -}}
 {{- fail (printf "engine.gpus is %d and engine.shards is %d; every rank of a replica computes on one GPU, so make them equal, or engine.gpus 0 for CPUs" $gpus $shards) -}}
 {{- end -}}
+{{- if and (gt $shards 1) (get $engine.settings "IS_COMPILED") -}}
+{{- fail (printf "engine.settings.IS_COMPILED is true and engine.shards is %d; ranks cannot share a compiled network: leave it out" $shards) -}}
+{{- end -}}
 {{- if not $engine.ray.gcs.redisAddress -}}
 {{- fail "engine.ray.enabled is set and engine.ray.gcs.redisAddress is empty; without a Redis all engines end when Ray's head does" -}}
 {{- end -}}

@@ -70,9 +70,6 @@
 {{- $_ := set $env "DEVICE" (gt (int $values.decoder.gpus) 0 | ternary "cuda:0" "cpu") -}}
 {{- end -}}
 {{- range $variable, $value := (index $values $name).settings -}}
-{{- if hasKey $env $variable -}}
-{{- fail (printf "%s.settings.%s is set by the chart, to %q; change the value that it follows instead" $name $variable (get $env $variable)) -}}
-{{- end -}}
 {{- /* Helm reads every number as a float, and would write a large one with an exponent. */ -}}
 {{- $isWhole := and (kindIs "float64" $value) (eq (float64 (int64 $value)) $value) -}}
 {{- $_ := set $env $variable (ternary (printf "%d" (int64 $value)) (toString $value) $isWhole) -}}
