@@ -58,6 +58,12 @@
 {{- if and $gateway.enabled (include "livevideo.isTls" .) (not $gateway.caConfigMap) -}}
 {{- fail "gateway.enabled is set with TLS and gateway.caConfigMap is empty; name the ConfigMap with ca.crt, by which the gateway knows our services" -}}
 {{- end -}}
+{{- if and .Values.metrics.prometheusRule.enabled (not (.Files.Get "files/rules.yaml")) -}}
+{{- fail "metrics.prometheusRule.enabled is set and the chart has no files/rules.yaml; say make rules, and package it again" -}}
+{{- end -}}
+{{- if and .Values.metrics.dashboards.enabled (not (.Files.Glob "files/dashboards/*.json")) -}}
+{{- fail "metrics.dashboards.enabled is set and the chart has no files/dashboards; say make rules, and package it again" -}}
+{{- end -}}
 {{- $scaling := .Values.autoscaling -}}
 {{- if and (eq $scaling.kind "keda") (not $scaling.prometheusUrl) -}}
 {{- fail "autoscaling.kind is keda and autoscaling.prometheusUrl is empty; say where Prometheus answers" -}}
@@ -121,6 +127,7 @@
 {{- if .Values.gateway.enabled }}{{ $_ := set $wanted "gateway.enabled" (list "gateway.networking.k8s.io/v1" "the Gateway API") }}{{ end -}}
 {{- if eq .Values.autoscaling.kind "keda" }}{{ $_ := set $wanted "autoscaling.kind" (list "keda.sh/v1alpha1" "KEDA") }}{{ end -}}
 {{- if .Values.metrics.serviceMonitor.enabled }}{{ $_ := set $wanted "metrics.serviceMonitor.enabled" (list "monitoring.coreos.com/v1" "Prometheus' operator") }}{{ end -}}
+{{- if .Values.metrics.prometheusRule.enabled }}{{ $_ := set $wanted "metrics.prometheusRule.enabled" (list "monitoring.coreos.com/v1" "Prometheus' operator") }}{{ end -}}
 {{- range $value, $needed := $wanted -}}
 {{- if not ($.Capabilities.APIVersions.Has (first $needed)) -}}
 {{- fail (printf "%s asks for %s, whose %s the cluster does not know; install it, or change %s (without a cluster: helm template --api-versions %s)" $value (last $needed) (first $needed) $value (first $needed)) -}}
