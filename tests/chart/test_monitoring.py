@@ -91,3 +91,10 @@ def test_engines_are_wanted_for_players_and_spare_seats(
             series[f'sessions_live{{{of},tenant="acme"}}'] = f"{plays}+0"
         series[f'slots_free{{namespace="other",pod="{pod}",model="road"}}'] = "100+0"
     timeline(tmp_path, series, query, engines)
+
+
+def test_the_readme_tells_the_query_for_an_adapter() -> None:
+    query = of_kind(rendered("gpu-keda"), "ScaledObject")["engine"]["spec"]["triggers"][0]["metadata"][
+        "query"
+    ]
+    assert query in (CHART / "README.md").read_text()
