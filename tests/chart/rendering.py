@@ -1,6 +1,7 @@
 """The chart as Helm renders it, offline."""
 
 import functools
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,3 +111,10 @@ def pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 for group in cluster["workerGroupSpecs"]:
                     found[f"{name}/{group['groupName']}"] = group["template"]["spec"]
     return found
+
+
+def free_port() -> str:
+    """A port of this machine that nobody has."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import ssl
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.chart.rendering import of_kind, pods, rendered
+from tests.chart.rendering import free_port, of_kind, pods, rendered
 
 ROOT = Path(__file__).parents[2]
 START_S = 120.0
@@ -42,7 +41,7 @@ class Cluster:
         env = {each["name"]: each.get("value", "127.0.0.1") for each in container.get("env", [])}
         env = {name: self._here(value, service) for name, value in env.items()}
         if "METRICS_PORT" in env:
-            env["METRICS_PORT"] = self._status[service] = _free_port()
+            env["METRICS_PORT"] = self._status[service] = free_port()
         env["PYTHONPATH"] = f"{ROOT}:{ROOT / 'gen'}:{ROOT / 'libs/aapt/src'}"
         env |= {"PATH": os.environ["PATH"], "HOME": str(self._folder), "OMP_NUM_THREADS": "1"}
         first, *words = (self._here(word, service) for word in container["command"])
@@ -90,13 +89,7 @@ class Cluster:
         return re.sub(r'(?<=127\.0\.0\.1:)\d+|(?<="--port", ")\d+', self._port, word)
 
     def _port(self, found: re.Match[str]) -> str:
-        return self._ports.setdefault(found[0], _free_port())
-
-
-def _free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
+        return self._ports.setdefault(found[0], free_port())
 
 
 def issue(folder: Path) -> None:
