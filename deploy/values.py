@@ -37,7 +37,10 @@ _AMOUNTS = {"type": "object", "additionalProperties": {"type": ["string", "integ
 for _name in ("resources", "headResources"):
     _OPEN[_name]["properties"] = {"requests": _AMOUNTS, "limits": _AMOUNTS}
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
-_LEAST = {"slots": 1, "shards": 1, "interval": 1, "hours": 24, "maxReplicas": 1, "sessionsPerDecoder": 1}
+_LEAST = {
+    **{"slots": 1, "shards": 1, "interval": 1, "hours": 24, "maxReplicas": 1, "sessionsPerDecoder": 1},
+    **{"hostMaxSkew": 1, "zoneMaxSkew": 1, "startupSeconds": 2, "preStopSeconds": 1, "stepSizePercent": 1},
+}
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ TYPOS = [
     "engine.replica=2",
     "engine.replicas=two",
     "engine.replicas=-1",
+    "control.preStopSeconds=0",
     "control.settings.BURTS=50",
     "control.settings.BURST=many",
     "engine.settings.SLOTS=8",  # follows from engine.slots

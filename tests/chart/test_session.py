@@ -139,3 +139,8 @@ def test_helm_test_plays_a_session_on_what_the_chart_starts(
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=START_S, check=False)
     assert not done.returncode, done.stderr + cluster.logs()
     assert '"frames":' in done.stdout
+    # A player who got fewer frames than were asked for has not passed.
+    too_many = [re.sub(r"--least-fps=\d+", "--least-fps=1000", word) for word in command]
+    done = subprocess.run(too_many, env=env, capture_output=True, text=True, timeout=START_S, check=False)
+    assert done.returncode == 1
+    assert "too slow" in done.stderr
