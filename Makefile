@@ -13,7 +13,7 @@ RAY ?=
 SHARDS ?=
 REPLICAS ?=
 
-.PHONY: help play record train ablations bench faults gpu-check rules test lint fuzz format protos clean
+.PHONY: help play record train ablations bench faults gpu-check rules chart test lint fuzz format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
@@ -25,6 +25,7 @@ help:
 	@echo 'make record   record 400 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
 	@echo 'make ablations  train and judge what docs/results.md compares, for hours more'
+	@echo 'make chart    render the Helm chart in many ways, and hold it against schemas and policies'
 	@echo 'make test     run the tests;                              ARGS="-k tick" for some'
 	@echo 'make lint     ruff, mypy, the import rule, the protos, known vulnerabilities'
 	@echo 'make fuzz     send anything to what strangers reach;     ARGS="--seconds 600" for longer'
@@ -75,10 +76,14 @@ ablations: .venv/developing
 	@nice $(BIN)/python -m aapt.train.ablations $(ARGS)
 	@$(BIN)/python -m aapt.evals results
 
-test: .venv/developing gen/generated
+chart: .venv/with-chart gen/generated
+	@$(BIN)/python -m deploy.values --check
+	@$(BIN)/python -m pytest tests/chart -rs $(ARGS)
+
+test: .venv/with-chart gen/generated
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: .venv/developing gen/generated
+lint: .venv/with-chart gen/generated
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
@@ -125,6 +130,12 @@ clean:
 .venv/with-fuzz: .venv/developing
 	@echo 'Installing the fuzzer'
 	@$(PIP) --quiet --editable '.[fuzz]'
+	@touch $@
+
+.venv/with-chart: .venv/developing deploy/helms.py
+	@echo 'Installing what holds the chart against schemas, and Helm 3 and 4'
+	@$(PIP) --quiet --editable '.[chart]'
+	@$(BIN)/python -m deploy.helms
 	@touch $@
 
 .venv/developing: .venv/installed

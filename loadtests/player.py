@@ -274,6 +274,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="0: the service chooses")
     parser.add_argument("--wait", action="store_true", help="in the queue, where there is no seat")
     parser.add_argument("--save", type=Path, help="write what was seen, as .mp4 or .webp")
+    parser.add_argument("--least-fps", type=float, default=0.0, help="exit 1 below so many frames a second")
     parser.add_argument("--json", action="store_true", help="no progress bar; one line of JSON, last")
     options = parser.parse_args()
     try:
@@ -288,6 +289,10 @@ def main() -> int:
         print(f"given up: {silence}", file=sys.stderr)
         return 2
     print(report.to_json())
+    if report.frames < options.least_fps * options.seconds:
+        wanted = f"{options.least_fps:g} a second for {options.seconds:g} s were asked for"
+        print(f"too slow: {report.frames} frames came; {wanted}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -73,19 +73,19 @@ def help_text(*classes: type[object]) -> str:
 
 
 def _rows(cls: type[object]) -> Iterator[tuple[str, str, str]]:
-    kinds, comments = typing.get_type_hints(cls), _comments(cls)
+    kinds, says = typing.get_type_hints(cls), comments(cls)
     for field in dataclasses.fields(cast(Any, cls)):
         kind = kinds[field.name]
         if dataclasses.is_dataclass(kind):
             yield from _rows(cast(type[object], kind))
         else:
             default = "(empty)" if field.default == "" else str(field.default)
-            yield field.name.upper(), default, comments.get(field.name, "")
+            yield field.name.upper(), default, says.get(field.name, "")
 
 
-def _comments(cls: type[object]) -> dict[str, str]:
+def comments(cls: type[object]) -> dict[str, str]:
     """Of each field: the comment behind it, or the lines above it."""
-    comments: dict[str, str] = {}
+    said: dict[str, str] = {}
     above: list[str] = []
     try:
         lines = inspect.getsource(cls).splitlines()
@@ -96,9 +96,9 @@ def _comments(cls: type[object]) -> dict[str, str]:
             above.append(line.strip().removeprefix("# "))
             continue
         if found := _FIELD.fullmatch(line):
-            comments[found["name"]] = found["says"] or " ".join(above)
+            said[found["name"]] = found["says"] or " ".join(above)
         above = []
-    return comments
+    return said
 
 
 def _is_address(text: str) -> bool:

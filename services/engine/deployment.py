@@ -53,7 +53,8 @@ class Settings:
     shards: int = 1  # ranks of each replica; they share every latent
     cpus_per_rank: float = 1.0
     gpus_per_rank: float = 0.0  # 0: ranks compute on CPUs
-    listen_host: str = "127.0.0.1"  # replicas take free ports there
+    listen_host: str = "127.0.0.1"  # replicas take their ports there
+    port: int = 0  # of every replica, where each has a machine to itself; 0: free ones
     advertised_host: str = ""  # where decoders reach them; empty: `listen_host`, or the machine's own address
     frames_per_second: float = 0.0  # 0: the model's own
     start_s: float = 180.0  # longest time until all replicas run
@@ -68,6 +69,8 @@ class Settings:
         for name in ("cpus_per_rank", "gpus_per_rank"):
             if getattr(self, name) < 0:
                 raise BadSetting(f"{name.upper()} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 <= self.port <= 65535:
+            raise BadSetting(f"PORT is {self.port}; it must be from 1 to 65535, or 0 for free ones")
         if not self.cpus_per_rank and not self.gpus_per_rank:
             raise BadSetting("CPUS_PER_RANK and GPUS_PER_RANK are both 0; a rank computes on one of them")
         if self.shards > 1 and self.gpus_per_rank % 1:
@@ -98,7 +101,7 @@ class EngineReplica:
         self._service = EngineService(self._gang.world, model, own, watched)
         self._host = app.Host(
             self._service,
-            address=f"{settings.listen_host}:0",
+            address=f"{settings.listen_host}:{settings.port}",
             tls=engine.tls,
             trouble=self._service.trouble,
             readiness=readiness,
@@ -175,6 +178,20 @@ def application(settings: Settings, engine: EngineSettings) -> serve.Application
     return bound
 
 
+def from_environment(arguments: dict[str, str]) -> serve.Application:
+    """What a Serve config names as `import_path`, as KubeRay's RayService has one: all settings are env_vars.
+
+    Raises BadSetting.
+    """
+    if arguments:
+        raise BadSetting(
+            f"args are {arguments}; name settings under runtime_env.env_vars, and leave args out"
+        )
+    settings, engine = settings_from_env(Settings), settings_from_env(EngineSettings)
+    _check_sharing(settings, engine)
+    return application(settings, engine)
+
+
 def run(settings: Settings, engine: EngineSettings, stopped: threading.Event) -> None:
     """Deploy, and withdraw when `stopped` is set. Raises a ServiceError where it cannot be deployed."""
     rank = ranks(settings, engine)
@@ -184,8 +201,7 @@ def run(settings: Settings, engine: EngineSettings, stopped: threading.Event) ->
             f"{settings.replicas} replicas of {settings.shards} ranks are {wanted} processes, and there are"
             f" {cores} cores; ask for {_RANKS_PER_CORE * cores} ranks or fewer, or name a RAY_ADDRESS"
         )
-    if engine.is_compiled and settings.shards > 1:
-        raise BadSetting("IS_COMPILED is set, and SHARDS ranks cannot share a compiled network; leave it out")
+    _check_sharing(settings, engine)
     try:
         check_ranks(checkpoint.read_preset(Path(engine.checkpoint)), settings.shards)
     except checkpoint.BadCheckpoint as error:
@@ -203,6 +219,11 @@ def run(settings: Settings, engine: EngineSettings, stopped: threading.Event) ->
             stopped.wait()
         finally:
             cluster.withdraw()
+
+
+def _check_sharing(settings: Settings, engine: EngineSettings) -> None:
+    if engine.is_compiled and settings.shards > 1:
+        raise BadSetting("IS_COMPILED is set, and SHARDS ranks cannot share a compiled network; leave it out")
 
 
 def main() -> None:

@@ -93,3 +93,15 @@ def test_more_ranks_than_this_machine_could_run_are_refused_before_any_is_starte
 def test_an_engine_without_room_for_anybody_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(BadSetting, match=next(iter(wrong)).upper()):
         EngineSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_serve_config_names_the_engine_and_its_environment_says_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"REPLICAS": "2", "SHARDS": "8", "GPUS_PER_RANK": "1", "CPUS_PER_RANK": "4"}.items():
+        monkeypatch.setenv(name, value)
+    made = deployment.from_environment({})._bound_deployment
+    assert made.num_replicas == 2
+    assert made._replica_config.placement_group_bundles == [{"CPU": 4.0, "GPU": 1.0}] * 8
+    with pytest.raises(BadSetting, match=r"runtime_env\.env_vars"):
+        deployment.from_environment({"SHARDS": "8"})
