@@ -26,7 +26,7 @@ help:
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
 	@echo 'make ablations  train and judge what docs/results.md compares, for hours more'
 	@echo 'make chart    render the Helm chart in many ways, and hold it against schemas and policies'
-	@echo 'make test     run the tests;                              ARGS="-k tick" for some'
+	@echo 'make test     run the tests but those of make chart;      ARGS="-k tick" for some'
 	@echo 'make lint     ruff, mypy, the import rule, the protos, known vulnerabilities'
 	@echo 'make fuzz     send anything to what strangers reach;     ARGS="--seconds 600" for longer'
 	@echo 'make format   let ruff arrange the code'
@@ -81,7 +81,7 @@ chart: .venv/with-chart gen/generated
 	@$(BIN)/python -m pytest tests/chart -rs $(ARGS)
 
 test: .venv/with-chart gen/generated
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --ignore tests/chart $(ARGS)
 
 lint: .venv/with-chart gen/generated
 	@$(BIN)/ruff check
