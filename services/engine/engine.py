@@ -3,29 +3,26 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from aapt.rollout import Past
 from aapt.shapes import FRAMES_PER_LATENT
 from services import memory, telemetry
+from services.engine.builder import Builder
 from services.engine.capacity import Capacity
-from services.engine.mailbox import Mailbox, Turn
+from services.engine.mailbox import still
 from services.engine.residence import Made, Residence
-from services.engine.steering import Steering, steering_by
 from services.engine.world import World, timed_steps
+from services.engine.worldthread import RETRY_AFTER_S, WorldThread
 from services.errors import EngineFull, OutOfMemory, ServiceStopping, StepFailed, ViewerGone
 
 log = telemetry.logger("engine")
-T = TypeVar("T")
 
-_RETRY_AFTER_S = 5.0
 _PATIENT_PERIODS = 3
 _STUCK_S = 2.0
 
@@ -68,18 +65,18 @@ class Engine:
     ) -> None:
         self.period_s = FRAMES_PER_LATENT / frames_per_second
         self.keys = tuple(keys)
-        self._tracks = tuple(tracks)
         self.clock = clock
         self._world = world
         # At a slow pace a viewer needs longer than that to show a latent's last frame.
         self._credit_timeout_s = max(credit_timeout_s, _PATIENT_PERIODS * self.period_s)
         self._phases = phases
         self._capacity = Capacity(period_s=self.period_s, phases=phases, headroom=headroom, clock=clock)
-        self._session_bytes = session_bytes
-        self._available_bytes = available_bytes
-        self._trouble: str | None = None
         self._stepping_since_s: float | None = None
-        self._executor = executor or ThreadPoolExecutor(1, "world", torch.set_num_threads, (torch_threads,))
+        executor = executor or ThreadPoolExecutor(1, "world", torch.set_num_threads, (torch_threads,))
+        self._thread = WorldThread(
+            world, executor, session_bytes=session_bytes, available_bytes=available_bytes
+        )
+        self.builder = Builder(world, self._thread, keys=keys, tracks=tracks, clock=clock)
         self._sleep = sleep
         self._on_tick = on_tick
         self._residents: dict[int, Residence] = {}
@@ -112,7 +109,7 @@ class Engine:
         since_s = self._stepping_since_s
         if since_s is not None and (runs_s := self.clock() - since_s) > max(_STUCK_S, 4 * self.period_s):
             return f"a step has been running for {runs_s:.1f} s"
-        return self._trouble
+        return self._thread.shortage
 
     def admit(self) -> Residence:
         """Take a slot for a session. Raises EngineFull, OutOfMemory or ServiceStopping.
@@ -124,9 +121,9 @@ class Engine:
         if not self._free_slots:
             raise EngineFull(
                 f"all {self._world.slots} slots of this engine are taken; try again",
-                retry_after_s=_RETRY_AFTER_S,
+                retry_after_s=RETRY_AFTER_S,
             )
-        self._check_memory()
+        self._thread.check_memory()
         in_phase = Counter(residence.phase for residence in self._residents.values())
         phase = min(range(self._phases), key=lambda phase: in_phase[phase])
         residence = Residence(self._free_slots.popleft(), phase, self.clock(), self._free)
@@ -138,10 +135,10 @@ class Engine:
 
         Raises OutOfMemory where a full house does not fit.
         """
-        still = self._steering().rows(self._still)
+        rows = self.builder.steering().rows(still(self.keys))
         for sessions in {1, -(-self._world.slots // self._phases)}:
-            play = partial(timed_steps, self._world, sessions, steps, still, self.clock)
-            for step_s in await self._in_memory(play):
+            play = partial(timed_steps, self._world, sessions, steps, rows, self.clock)
+            for step_s in await self._thread.call(play):
                 self._capacity.measured(sessions, step_s)
 
     async def probe(self) -> None:
@@ -149,83 +146,9 @@ class Engine:
         if self._free_slots:
             slot = self._free_slots.popleft()
             try:
-                self._check_memory()
-                await self._in_memory(lambda: self._world.open(slot, None, "", 0))
-            except OutOfMemory:
-                pass
-            except Exception as error:
-                log.exception("probe failed", error)
-            else:
-                self._trouble = None
+                await self._thread.probe(slot)
             finally:
-                self._executor.submit(self._close, slot)
                 self._free_slots.append(slot)
-
-    async def open(
-        self,
-        residence: Residence,
-        mailbox: Mailbox,
-        image: Tensor | None,
-        prompt: str,
-        seed: int,
-        again: Sequence[Turn] | None = None,
-    ) -> list[Made]:
-        """Begin a session at the beginning; its latent 0 goes out with the first credit.
-
-        again: turns from latent 1 on that are made at once, since they were made before. What was made so is
-        returned, and does not go out. Raises OutOfMemory.
-        """
-        residence.check()
-        latent = await self._in_memory(lambda: self._world.open(residence.slot, image, prompt, seed))
-        self._trouble = None
-        steering, still = self._steering(), replace(self._still, standing_prompt=prompt)
-        first = Made(0, latent, self._steering().rows(still), still)
-        if again is None:
-            residence.begin(mailbox, steering, 1, first, self.clock())
-            return []
-        made = [first, *await self._make_again(residence, steering, 1, again)]
-        residence.begin(mailbox, steering, len(made), None, self.clock())
-        return made
-
-    async def rebuild(self, residence: Residence, past: Past, prompt: str, seed: int) -> None:
-        """Build up the world of a session that was played elsewhere; `go_on` lets it play.
-
-        Raises ValueError where `past` does not do, and OutOfMemory.
-        """
-        residence.check()
-        await self._in_memory(lambda: self._world.resume(residence.slot, past, prompt, seed))
-        self._trouble = None
-
-    async def extend(self, residence: Residence, since: Past, prompt: str | None) -> None:
-        """Take in what was made elsewhere after `rebuild`. prompt: a new one. Raises ValueError."""
-        residence.check()
-
-        def extended() -> None:
-            if prompt is not None:
-                self._world.set_prompt(residence.slot, prompt)
-            self._world.extend(residence.slot, since)
-
-        await self._in_memory(extended)
-
-    async def go_on(
-        self,
-        residence: Residence,
-        mailbox: Mailbox,
-        next_index: int,
-        stood: Turn | None = None,
-        again: Sequence[Turn] = (),
-    ) -> list[Made]:
-        """Let a session play on from `next_index`. stood: what held before.
-
-        again: turns that are made at once, since they were made before; what was made so is returned.
-        """
-        steering = self._steering()
-        if stood is not None:
-            steering.rows(stood)
-        made = await self._make_again(residence, steering, next_index, again)
-        residence.check()
-        residence.begin(mailbox, steering, next_index + len(made), None, self.clock())
-        return made
 
     async def run(self) -> None:
         """Tick at start + n periods, each phase in its turn, until `stop`.
@@ -282,8 +205,7 @@ class Engine:
         async with self._ticking:
             for residence in list(self._residents.values()):
                 residence.end(_stopping())
-        await self._in_world(lambda: None)  # the slots are closed before the thread ends
-        self._executor.shutdown(wait=False)
+        await self._thread.stop()  # once the slots are closed
 
     async def _step(self, due: list[Residence], now_s: float) -> float:
         turns = {residence.slot: residence.mailbox.take() for residence in due}
@@ -291,13 +213,13 @@ class Engine:
 
         def timed() -> tuple[dict[int, Tensor], float, float]:
             start_s = self.clock()
-            made = self._turn({each.slot: (turns[each.slot], controls[each.slot]) for each in due})
+            made = self._thread.turn({each.slot: (turns[each.slot], controls[each.slot]) for each in due})
             return made, self.clock() - start_s, time.time()
 
         while True:
             self._stepping_since_s = self.clock()
             try:
-                latents, step_s, made_at_s = await self._in_memory(timed)
+                latents, step_s, made_at_s = await self._thread.call(timed)
                 break
             except OutOfMemory as error:
                 # The newest has to leave, since there was memory before it came; the others go on at once.
@@ -324,63 +246,11 @@ class Engine:
                 residence.deliver(Made(index, latent, controls[slot], turn, wait_s, step_s, made_at_s))
         return step_s
 
-    def _turn(self, due: Mapping[int, tuple[Turn, Tensor]]) -> dict[int, Tensor]:
-        """In the world's thread: one latent more for each slot, under its turn and what that steers."""
-        for slot, (turn, _) in due.items():
-            if turn.prompt is not None:
-                self._world.set_prompt(slot, turn.prompt)
-        return self._world.step({slot: controls for slot, (_, controls) in due.items()})
-
-    async def _make_again(
-        self, residence: Residence, steering: Steering, next_index: int, turns: Sequence[Turn]
-    ) -> list[Made]:
-        """One call each, so that the ticks of others come in between."""
-        made = []
-        for index, turn in enumerate(turns, next_index):
-            residence.check()
-            due = {residence.slot: (turn, steering.rows(turn))}
-            latents = await self._in_memory(partial(self._turn, due))
-            made.append(Made(index, latents[residence.slot], due[residence.slot][1], turn))
-        return made
-
-    @property
-    def _still(self) -> Turn:
-        return Turn(keys=(0.0,) * len(self.keys), control_seq=0)
-
-    def _steering(self) -> Steering:
-        return steering_by(self.keys, self._tracks)
-
     def _free(self, residence: Residence) -> None:
         # The slot may be taken at once: the world's thread closes it before it opens it again.
         del self._residents[residence.slot]
         self._free_slots.append(residence.slot)
-        self._executor.submit(self._close, residence.slot)
-
-    def _close(self, slot: int) -> None:
-        try:
-            self._world.close(slot)
-        except Exception as error:
-            log.exception("slot not closed", error, slot=slot)
-
-    def _check_memory(self) -> None:
-        left = self._available_bytes()
-        if left is not None and left < self._session_bytes:
-            self._trouble = f"a session takes {self._session_bytes} bytes of memory, and {left} are left"
-            raise OutOfMemory(f"{self._trouble}; try again", retry_after_s=_RETRY_AFTER_S)
-
-    async def _in_memory(self, call: Callable[[], T]) -> T:
-        """`_in_world`; raises OutOfMemory where memory did not suffice."""
-        try:
-            return await self._in_world(call)
-        except Exception as error:
-            if not memory.is_out_of_memory(error):
-                raise
-            log.exception("out of memory", error, sessions=len(self._residents))
-            self._trouble = "no memory was left for another session"
-            raise OutOfMemory(f"{self._trouble}; try again", retry_after_s=_RETRY_AFTER_S) from error
-
-    async def _in_world(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        self._thread.close(residence.slot)
 
 
 def _stopping() -> ServiceStopping:

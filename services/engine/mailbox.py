@@ -40,6 +40,11 @@ class _Waiting:
     pitch_rad: float = 0.0
 
 
+def still(keys: Sequence[str]) -> Turn:
+    """A turn in which nothing is pressed."""
+    return Turn(keys=(0.0,) * len(keys), control_seq=0)
+
+
 class Mailbox:
     """Keys are held, taps kept until one tick has seen them, angles add up, and of the rest the newest wins.
 

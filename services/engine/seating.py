@@ -153,13 +153,13 @@ class Seating:
         if arrival.latents:
             await self._rebuild(arrival.latents, arrival.prompt, session.seed)
             next_index = arrival.latents[-1].index + 1
-            made = await engine.go_on(
+            made = await engine.builder.go_on(
                 residence, arrival.mailbox, next_index, arrival.stood, arrival.again or ()
             )
         else:
             image = _picture(session.image) if session.image else None
             with _named("image"):
-                made = await engine.open(
+                made = await engine.builder.open(
                     residence, arrival.mailbox, image, session.prompt, session.seed, arrival.again
                 )
         return Trail(self._house.latents_kept, [*arrival.latents, *map(to_message, made)])
@@ -167,7 +167,7 @@ class Seating:
     async def _rebuild(self, latents: Sequence[Latent], prompt: str, seed: int) -> None:
         with _named("start.past"):
             past = to_past(latents, self._house.row_values)
-            await self._house.engine.rebuild(self._stay.residence, past, prompt, seed)
+            await self._house.engine.builder.rebuild(self._stay.residence, past, prompt, seed)
 
     async def _until_take(self) -> Sequence[Latent]:
         try:
@@ -188,9 +188,9 @@ class Seating:
         if since:
             prompt = None if arrival.prompt == self._start.past[-1].held.prompt else arrival.prompt
             with _named("take.since"):
-                await engine.extend(stay.residence, to_past(since, self._house.row_values), prompt)
+                await engine.builder.extend(stay.residence, to_past(since, self._house.row_values), prompt)
         stay.trail = Trail(self._house.latents_kept, latents)
-        await engine.go_on(stay.residence, arrival.mailbox, latents[-1].index + 1, arrival.stood)
+        await engine.builder.go_on(stay.residence, arrival.mailbox, latents[-1].index + 1, arrival.stood)
         return feed
 
     async def _take_credits(self) -> None:

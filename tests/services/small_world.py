@@ -78,7 +78,7 @@ class Clock:
 
 async def seated(engine: Engine, credits: int = 100) -> Residence:
     residence = engine.admit()
-    await engine.open(residence, Mailbox(KEYS), None, "", 1)
+    await engine.builder.open(residence, Mailbox(KEYS), None, "", 1)
     residence.grant(credits, engine.clock())
     assert (await taken(residence)) == (0, 0.0)
     return residence

@@ -18,7 +18,7 @@ async def test_a_session_that_finds_no_memory_is_refused_and_nobody_else_is_hurt
     world.room = 1
     lucky, unlucky = await seated(engine), engine.admit()
     with pytest.raises(OutOfMemory) as refusal:
-        await engine.open(unlucky, Mailbox(KEYS), None, "", 1)
+        await engine.builder.open(unlucky, Mailbox(KEYS), None, "", 1)
     unlucky.end(refusal.value)
     assert refusal.value.retry_after_s
     assert engine.trouble
@@ -119,7 +119,7 @@ async def test_who_leaves_while_a_step_finds_no_memory_is_not_stepped_again(
 async def test_a_probe_that_fails_otherwise_costs_nobody_anything(engine: Engine, world: Counting) -> None:
     world.room = 0
     with pytest.raises(OutOfMemory):
-        await engine.open(engine.admit(), Mailbox(KEYS), None, "", 1)
+        await engine.builder.open(engine.admit(), Mailbox(KEYS), None, "", 1)
 
     def broken(slot: int, image: Tensor | None, prompt: str, seed: int) -> Tensor:
         raise RuntimeError("no world")
