@@ -25,7 +25,7 @@ from livevideo.v1.session_pb2_grpc import SeatServiceStub, SessionServiceStub
 from loadtests.player import Addresses, Player, Script, add_addresses, chosen_addresses
 from loadtests.report import percentile
 from services.credentials import bearer
-from services.errors import refusal_in
+from services.relay import refusal_in
 
 MODEL = Model(name="openings", width_px=64, height_px=40, frames_per_second=24, keys=["up"], tracks=["keys"])
 SLOTS = 4096

@@ -11,7 +11,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from services import telemetry
-from services.errors import BadRequest, CallerNotAllowed, ServiceError, refusal_in
+from services.errors import BadRequest, CallerNotAllowed, ServiceError
+from services.relay import refusal_in
 
 # Generic in the type stubs alone, so quoted.
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"

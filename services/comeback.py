@@ -18,7 +18,8 @@ from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import Session
 from services.credentials import bearer
-from services.errors import RETRY_KEY, SessionClosed, from_status
+from services.errors import RETRY_KEY, SessionClosed
+from services.relay import from_status
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub

@@ -1,11 +1,10 @@
 """Every refusal: one class, one sentence, one gRPC code.
 
-`services.app` turns a ServiceError into its status, with `reason`, `retry-after-s` and google.rpc's details
-in the trailing metadata; `from_status` turns such a status back into the same class on the caller's side.
+`services.calls` turns a ServiceError into its status, with `reason`, `retry-after-s` and google.rpc's details
+in the trailing metadata; `services.relay` turns such a status back into the same class on the caller's side.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import grpc
@@ -287,42 +286,3 @@ class BadSetting(ServiceError):
 
     code = grpc.StatusCode.INVALID_ARGUMENT
     reason = "bad_setting"
-
-
-def from_status(error: grpc.aio.AioRpcError) -> ServiceError | None:
-    """The refusal that a service sent, or PeerUnavailable when none answered; None for any other failure."""
-    trailing = error.trailing_metadata() or ()
-    sent = {key: value for key, value in trailing if isinstance(value, str)}
-    rich = next((value for _, value in trailing if isinstance(value, bytes)), b"")
-    message = error.details() or ""
-    for refusal in _kinds(ServiceError):
-        if refusal.reason == sent.get(REASON_KEY):
-            return refusal.relayed(message, _retry_after_s(sent), details.facts_in(rich))
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return PeerUnavailable(f"a service that is needed does not answer: {message}", retry_after_s=1.0)
-    return None
-
-
-def _kinds(of: type[ServiceError]) -> Iterator[type[ServiceError]]:
-    for kind in of.__subclasses__():
-        yield kind
-        yield from _kinds(kind)
-
-
-def refusal_in(error: BaseException) -> ServiceError | None:
-    """The refusal behind an exception: itself, another service's status, or one in a task group."""
-    if isinstance(error, ServiceError):
-        return error
-    if isinstance(error, grpc.aio.AioRpcError):
-        return from_status(error)
-    if isinstance(error, BaseExceptionGroup):
-        return next((found for part in error.exceptions if (found := refusal_in(part))), None)
-    return None
-
-
-def _retry_after_s(sent: dict[str, str]) -> float | None:
-    try:
-        retry_after_s = float(sent.get(RETRY_KEY, "nan"))
-    except ValueError:
-        return None
-    return retry_after_s if math.isfinite(retry_after_s) else None

@@ -28,8 +28,9 @@ from services.engine.model import described, load
 from services.engine.service import EngineService
 from services.engine.service import Settings as EngineSettings
 from services.engine.world import on_one_device
-from services.errors import BadSetting, ServiceError, refusal_in
+from services.errors import BadSetting, ServiceError
 from services.ports import InternalService
+from services.relay import refusal_in
 from services.sessions.connection import RedisAccess
 from services.sessions.service import SessionService
 from services.sessions.service import Settings as SessionsSettings

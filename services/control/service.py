@@ -17,7 +17,8 @@ from services.control.gate import ControlGate
 from services.control.gates import Gates
 from services.credentials import Metadata, carried
 from services.endings import ended
-from services.errors import BadRequest, from_status
+from services.errors import BadRequest
+from services.relay import from_status
 from services.settings import check
 from services.tls import Tls
 

@@ -15,14 +15,8 @@ from livevideo.v1.session_pb2 import Session
 from services import telemetry
 from services.decoder.generation import EngineHangs, Generation
 from services.decoder.successor import Successor
-from services.errors import (
-    EngineFull,
-    NoEngine,
-    PeerUnavailable,
-    SeatTaken,
-    ServiceStopping,
-    refusal_in,
-)
+from services.errors import EngineFull, NoEngine, PeerUnavailable, SeatTaken, ServiceStopping
+from services.relay import refusal_in
 from services.tls import Tls
 from services.trail import Trail
 

@@ -13,7 +13,8 @@ from livevideo.v1.session_pb2 import FollowRequest, Seat
 from services import telemetry
 from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
-from services.errors import ServiceError, SessionClosed, Superseded, UnknownSession, from_status
+from services.errors import ServiceError, SessionClosed, Superseded, UnknownSession
+from services.relay import from_status
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub

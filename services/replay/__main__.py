@@ -25,7 +25,8 @@ from aapt.vae.streaming import StreamingVAE, for_serving
 from loadtests.movie import Mp4
 from services.engine.model import load
 from services.engine.recorded import made_with
-from services.errors import ServiceError, refusal_in
+from services.errors import ServiceError
+from services.relay import refusal_in
 from services.replay.again import Again, CannotReplay
 from services.replay.logged import Logged, read
 from services.settings import settings_from_env

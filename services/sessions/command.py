@@ -31,7 +31,8 @@ from livevideo.v1.admin_pb2 import (
 from livevideo.v1.admin_pb2_grpc import AdminServiceStub
 from services.app import open_channel
 from services.credentials import Metadata, bearer, from_file_or_environment
-from services.errors import ServiceError, refusal_in
+from services.errors import ServiceError
+from services.relay import refusal_in
 from services.sessions.admin import ADMIN_KEY
 from services.settings import settings_from_env
 from services.tls import Tls

@@ -19,7 +19,8 @@ from services import telemetry
 from services.app import until_one_ends
 from services.comeback import Silence, Viewer
 from services.credentials import Metadata, bearer
-from services.errors import BadRequest, PeerUnavailable, ServiceError, StoreUnavailable, refusal_in
+from services.errors import BadRequest, PeerUnavailable, ServiceError, StoreUnavailable
+from services.relay import refusal_in
 from services.web.steering import RETRY_S, Steering
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Keys
 from services import telemetry
 from services.app import until_one_ends
 from services.credentials import Metadata
-from services.errors import PeerUnavailable, ServiceError, StoreUnavailable, refusal_in
+from services.errors import PeerUnavailable, ServiceError, StoreUnavailable
+from services.relay import refusal_in
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub

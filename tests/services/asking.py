@@ -17,6 +17,7 @@ from livevideo.v1.session_pb2 import (
     Session,
 )
 from services import errors
+from services.relay import from_status
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub as Seats
@@ -42,7 +43,7 @@ async def refused(call: object) -> errors.ServiceError:
     """The refusal that a gRPC call ends with."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(call, DEADLINE_S)  # type: ignore[arg-type]
-    refusal = errors.from_status(caught.value)
+    refusal = from_status(caught.value)
     assert refusal is not None, caught.value
     assert refusal.code is caught.value.code()
     return refusal

@@ -20,6 +20,7 @@ from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from services import errors, status, telemetry
 from services.app import Host, Service, until_one_ends
 from services.errors import BadSetting, EngineFull, PortTaken, ServiceError
+from services.relay import from_status, kinds
 from services.settings import settings_from_env
 from services.status import Readiness
 
@@ -68,7 +69,7 @@ async def failure_of(address: str, dial: Dial) -> grpc.aio.AioRpcError:
 async def test_a_refusal_arrives_as_the_same_class(serve: Serve, dial: Dial) -> None:
     address = await serve(Echo(EngineFull("every slot is taken", retry_after_s=2.5)))
     error = await failure_of(address, dial)
-    refusal = errors.from_status(error)
+    refusal = from_status(error)
     assert isinstance(refusal, EngineFull)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (refusal.message, refusal.retry_after_s) == ("every slot is taken", 2.5)
@@ -233,12 +234,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("refusal", [*errors._kinds(ServiceError)], ids=lambda refusal: refusal.reason)
+@pytest.mark.parametrize("refusal", [*kinds(ServiceError)], ids=lambda refusal: refusal.reason)
 async def test_every_refusal_arrives_as_what_it_was(
     refusal: type[ServiceError], serve: Serve, dial: Dial
 ) -> None:
     error = await failure_of(await serve(Echo(refusal.relayed("so it is", 2.0))), dial)
-    arrived = errors.from_status(error)
+    arrived = from_status(error)
     assert type(arrived) is refusal
     assert arrived.retry_after_s == 2.0
 

@@ -25,6 +25,7 @@ from livevideo.v1.session_pb2 import (
 from services import errors
 from services.app import Host, Service
 from services.control import service as control
+from services.relay import from_status
 from services.sessions.embedded import EmbeddedValkey
 from tests.services.asking import Sessions
 
@@ -72,7 +73,7 @@ async def outcome(send: Sending, event: ControlEvent) -> str:
 async def refusal_of(send: Sending) -> errors.ServiceError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(send.read(), DEADLINE_S)
-    refusal = errors.from_status(caught.value)
+    refusal = from_status(caught.value)
     assert refusal is not None
     return refusal
 
@@ -261,7 +262,7 @@ async def test_who_sends_on_while_the_session_is_closed_is_told_so(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(read_on(), DEADLINE_S)
     # gRPC loses the reason where the client was writing just then.
-    assert isinstance(errors.from_status(caught.value), errors.SessionClosed | None)
+    assert isinstance(from_status(caught.value), errors.SessionClosed | None)
     assert "call failed" not in caplog.text, "the service knows the reason"
 
 

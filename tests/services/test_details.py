@@ -8,6 +8,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, QuotaFailure, Re
 from grpc_status import rpc_status
 
 from services import details, errors
+from services.relay import from_status, kinds
 from tests.services.test_app import Dial, Echo, Serve, failure_of
 
 
@@ -56,12 +57,12 @@ def test_details_that_are_none_are_no_facts(sent: bytes) -> None:
 
 async def test_facts_arrive_where_a_refusal_is_passed_on(serve: Serve, dial: Dial) -> None:
     refusal = errors.EngineFull("it is full", retry_after_s=5.0, facts={"position": "3"})
-    arrived = errors.from_status(await failure_of(await serve(Echo(refusal)), dial))
+    arrived = from_status(await failure_of(await serve(Echo(refusal)), dial))
     assert isinstance(arrived, errors.EngineFull)
     assert arrived.facts == {"position": "3"}
 
 
-@pytest.mark.parametrize("kind", [*errors._kinds(errors.ServiceError)], ids=lambda kind: kind.reason)
+@pytest.mark.parametrize("kind", [*kinds(errors.ServiceError)], ids=lambda kind: kind.reason)
 def test_what_passes_says_when_to_come_again_whoever_forgot_to(kind: type[errors.ServiceError]) -> None:
     refusal = kind.relayed("so it is", None)
     is_of_setup = kind in (errors.NoCluster, errors.ClusterTooSmall)

@@ -24,6 +24,7 @@ from livevideo.v1.session_pb2 import (
 )
 from services import errors
 from services.credentials import bearer
+from services.relay import from_status
 from services.sessions import service as sessions
 from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.tenants import TenantStore
@@ -268,7 +269,7 @@ async def until_opened(stub: Sessions, key: NewKey) -> Session:
             try:
                 return await stub.Open(OpenRequest(), metadata=bearer(key.key))
             except grpc.aio.AioRpcError as error:
-                if not isinstance(errors.from_status(error), errors.QuotaExceeded):
+                if not isinstance(from_status(error), errors.QuotaExceeded):
                     raise
             await asyncio.sleep(0.05)
 

@@ -36,6 +36,7 @@ from livevideo.v1.session_pb2 import (
 )
 from services import errors
 from services.credentials import bearer
+from services.relay import refusal_in
 from services.sessions import service as sessions
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.store import StoreLimits
@@ -235,7 +236,7 @@ async def test_a_tenant_has_no_more_sessions_at_once_than_its_quota(
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     seated = [each for each in outcomes if isinstance(each, Session)]
     assert len(seated) == 2
-    refusals = [errors.refusal_in(each) for each in outcomes if isinstance(each, BaseException)]
+    refusals = [refusal_in(each) for each in outcomes if isinstance(each, BaseException)]
     assert all(isinstance(refusal, errors.QuotaExceeded) for refusal in refusals)
     assert refusals[0] is not None
     assert refusals[0].facts == {"tenant": "small", "quota": "sessions"}

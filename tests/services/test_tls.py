@@ -22,6 +22,7 @@ from livevideo.v1.engine_pb2 import Credit, GenerateRequest, GenerateResponse
 from services import errors, status
 from services.app import Host, open_channel
 from services.errors import BadSetting
+from services.relay import from_status
 from services.status import Readiness
 from services.tls import Identity, Tls
 from tests.services.certificates import DAY, Authority
@@ -127,7 +128,7 @@ async def test_names_that_may_not_call_are_refused_in_a_sentence(ours: Authority
     async with hosted(ours.tls("engine", callers="decoder, replay")) as host:
         await generated(host.internal_address, ours.tls("replay"))
         refused = await refusal(generated(host.internal_address, ours.tls("control")))
-        arrived = errors.from_status(refused)
+        arrived = from_status(refused)
         assert isinstance(arrived, errors.CallerNotAllowed)
         assert "127.0.0.1, control" in arrived.message
 

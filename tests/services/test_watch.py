@@ -17,6 +17,7 @@ from livevideo.v1.session_pb2 import AnnounceRequest, OpenRequest
 from services import errors
 from services.app import Context, Service
 from services.decoder.service import DecoderService, Settings
+from services.relay import from_status
 from tests.services.asking import Sessions
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ async def read_until_refused(watch: Watching) -> errors.ServiceError:
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(read_all(), DEADLINE_S)
-    refusal = errors.from_status(caught.value)
+    refusal = from_status(caught.value)
     assert refusal is not None
     return refusal
 

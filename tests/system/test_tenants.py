@@ -20,6 +20,7 @@ from loadtests.report import Measurements
 from services import errors, together
 from services.app import open_channel
 from services.credentials import bearer
+from services.relay import from_status
 from services.sessions import command
 from services.web.service import Settings as WebSettings
 from services.web.service import WebService
@@ -78,7 +79,7 @@ async def test_a_tenant_is_added_plays_is_listed_counted_and_revoked_while_it_pl
 async def ended(call: Any) -> errors.ServiceError | None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(call.read(), 20)
-    return errors.from_status(caught.value)
+    return from_status(caught.value)
 
 
 async def test_frames_and_controls_are_for_whoever_has_the_token(
