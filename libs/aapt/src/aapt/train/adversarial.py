@@ -17,13 +17,15 @@ from torch.nn.functional import softplus
 
 from aapt.checkpoint import Model
 from aapt.dit.discriminator import Discriminator
-from aapt.dit.model import CachePass, DiT
+from aapt.dit.model import DiT
 from aapt.flow import Time, clean_estimate
 from aapt.rollout import Past, Rollout, noise
 from aapt.shapes import Latents
 from aapt.train.adapt import judge
 from aapt.train.chance import device_of, normal, uniform
+from aapt.train.log import Means
 from aapt.train.loop import Turn
+from aapt.train.segments import Segment, perturbed, rolled_out
 from aapt.worlds.latents import Batch, Clips
 
 
@@ -78,28 +80,6 @@ class AdversarialConfig:
             )
 
 
-@dataclass(frozen=True)
-class Segment:
-    """What the student made of one segment, and the real clip that it is compared with, equally long.
-
-    fake: the student's latents and its own past, without gradients. Of an extension, the first `overlap`
-      latents are the end of the segment before.
-    noise: what the new latents were made of.
-    past: keys and values from before the segment; None: it is the first.
-    """
-
-    real: Batch
-    fake: Batch
-    noise: Latents
-    past: CachePass | None
-
-    def to(self, device: torch.device) -> "Segment":
-        """The same on `device`; the past is where the network is."""
-        return replace(
-            self, real=self.real.to(device), fake=self.fake.to(device), noise=self.noise.to(device)
-        )
-
-
 class Adversarial:
     """Discriminator and generator take turns on the same rollouts: neither changes what was made of them."""
 
@@ -148,11 +128,11 @@ class Adversarial:
         self, segments: tuple[Segment, ...], generator: torch.Generator
     ) -> dict[str, float]:
         """Real above fake, latent by latent, and little change in small surroundings of both (R1, R2)."""
-        config, numbers = self._config, _Means()
+        config, numbers = self._config, Means()
         for segment in segments:
             t = uniform((config.clips,), generator, self._device)
-            near = _perturbed(segment.real, config.perturbation, generator)
-            fake_near = _perturbed(segment.fake, config.perturbation, generator)
+            near = perturbed(segment.real, config.perturbation, generator)
+            fake_near = perturbed(segment.fake, config.perturbation, generator)
             # The same t in all four: the penalty is not to measure how logits change with t.
             if config.teacher_forced:
                 real, real_near = self._logits((segment.real, near), t)
@@ -174,7 +154,7 @@ class Adversarial:
 
     def learn_generator(self, segments: tuple[Segment, ...], generator: torch.Generator) -> dict[str, float]:
         """Fake above real, latent by latent; one backward for each segment."""
-        config, numbers = self._config, _Means()
+        config, numbers = self._config, Means()
         self.discriminator.requires_grad_(False)
         for segment in segments:
             t = uniform((config.clips,), generator, self._device)
@@ -210,7 +190,7 @@ class Adversarial:
         seeds = torch.randint(2**31, (config.clips,), generator=generator).tolist()
         real = self._take_up(rollout, seeds, generator) if is_late else self._open(rollout, seeds, generator)
         past = rollout.next_pass(config.length) if is_late and 0 in graded else None
-        made = _rolled_out(rollout, real)
+        made = rolled_out(rollout, real)
         fake = replace(real, latents=made, previous=torch.cat([real.first[:, None], made[:, :-1]], 1))
         if 0 in graded:
             yield Segment(real, fake, self._noise(seeds, fake), past)
@@ -220,7 +200,7 @@ class Adversarial:
             real = replace(self._clips.middle(generator, config.clips, config.length), index=index)
             new = real.part(fresh)
             past = rollout.next_pass(new.latents.shape[1]) if segment in graded else None
-            made = _rolled_out(rollout, new)
+            made = rolled_out(rollout, new)
             latents = torch.cat([fake.latents[:, kept], made], 1)
             before = fake.previous[:, kept] if config.overlap else fake.latents[:, -1:]
             fake = replace(
@@ -293,31 +273,3 @@ class Adversarial:
         before = seen.previous[:, 0]
         given = (seen.latents, before, t.repeat(len(shown)), seen.text, seen.controls, seen.index)
         return self._judge(*given, after=true).chunk(len(shown))
-
-
-class _Means:
-    """Numbers of several segments, averaged."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
-
-    def add(self, **numbers: Tensor) -> None:
-        for name, value in numbers.items():
-            self._values.setdefault(name, []).append(float(value.detach()))
-
-    def means(self) -> dict[str, float]:
-        return {name: sum(values) / len(values) for name, values in self._values.items()}
-
-
-def _rolled_out(rollout: Rollout, real: Batch) -> Latents:
-    slots = range(len(real.controls))
-    made = []
-    for i in range(real.controls.shape[1]):
-        latents = rollout.step({slot: real.controls[slot, i] for slot in slots})
-        made.append(torch.stack([latents[slot] for slot in slots]))
-    return torch.stack(made, 1).clone()
-
-
-def _perturbed(batch: Batch, deviation: float, generator: torch.Generator) -> Batch:
-    noise = normal(batch.latents.shape, generator, batch.latents.device)
-    return replace(batch, latents=batch.latents + deviation * noise)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TextIO, runtime_checkable
 
+from torch import Tensor
 from tqdm import tqdm
 
 
@@ -59,6 +60,20 @@ class RunLog:
         if self._board is not None:
             for name, value in _flat(numbers):
                 self._board.add_scalar(name, value, step)
+
+
+class Means:
+    """Numbers of several segments, averaged."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, **numbers: Tensor) -> None:
+        for name, value in numbers.items():
+            self._values.setdefault(name, []).append(float(value.detach()))
+
+    def means(self) -> dict[str, float]:
+        return {name: sum(values) / len(values) for name, values in self._values.items()}
 
 
 def _whole_lines(path: Path) -> list[str]:
