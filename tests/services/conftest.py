@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from livevideo.v1 import admin_pb2_grpc, control_pb2_grpc
+from livevideo.v1.admin_pb2 import NewKey
 from livevideo.v1.session_pb2 import AnnounceRequest, Model
 from services.app import Host, Service, open_channel
 from services.control import service as control
@@ -16,6 +17,7 @@ from services.sessions import service as sessions
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.store import SessionStore, StoreLimits
 from tests.services.asking import Sessions
+from tests.services.paying import Admin, added
 from tests.services.small_world import KEYS, AtOnce, Clock, Counting
 
 Serve = Callable[[Service], Awaitable[str]]
@@ -181,3 +183,11 @@ def engine(world: Counting, clock: Clock, ticks: list[Tick]) -> Engine:
         world, keys=KEYS, frames_per_second=24, executor=AtOnce(), clock=clock, sleep=clock.sleep,
         on_tick=ticks.append,
     )  # fmt: skip
+
+
+@pytest.fixture
+async def acme(admin_stub: Admin, session_stub: Sessions, announcement: AnnounceRequest) -> NewKey:
+    """A tenant, and fifty seats."""
+    announcement.slots = 50
+    await session_stub.Announce(announcement)
+    return await added(admin_stub, "acme")

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -19,35 +18,18 @@ from redis.asyncio import Redis
 
 from livevideo.v1.control_pb2 import ControlReceipt
 from livevideo.v1.resume_pb2 import SnapshotRequest
-from livevideo.v1.session_pb2 import AnnounceRequest, Model, Session, SessionState
+from livevideo.v1.session_pb2 import AnnounceRequest, Model, Session
 from services import errors
 from services.sessions import scripts
 from services.sessions.store import SessionStore, StoreLimits
 from tests.services.asking import control
+from tests.services.seat_model import CLOSED, LIVE, WAITING, Played, SeatModel
 
 T = TypeVar("T")
-WAITING, LIVE, CLOSED = (
-    SessionState.SESSION_STATE_WAITING,
-    SessionState.SESSION_STATE_LIVE,
-    SessionState.SESSION_STATE_CLOSED,
-)
 ROAD = Model(name="road", width_px=64, height_px=40, frames_per_second=24)
 REPLICAS, SLOTS = ("a", "b", "c"), st.integers(0, 2)
 # Nothing lapses by itself here: the rules say when.
 LIMITS = StoreLimits(3600, 3600, 3600, 3600, 3600, 3600, controls_kept=64, command_s=10.0)
-
-
-@dataclass
-class Played:
-    """What the model knows of a session."""
-
-    state: int = WAITING
-    epoch: int = 0
-    seqs: list[int] = field(default_factory=list)
-    seat: str | None = None  # the replica that keeps it
-    replica: str = ""  # the one that had it last
-    holder: str = ""  # the one that claimed it last
-    snapshot: int | None = None  # the epoch of the newest
 
 
 class StoreAgainstModel(RuleBasedStateMachine):
@@ -57,9 +39,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     def __init__(self, url: str) -> None:
         super().__init__()
-        self.slots: dict[str, int] = {}  # of the replicas that were announced
-        self.leased: set[str] = set()
-        self.played: dict[str, Played] = {}
+        self.model = SeatModel()
         self._runner = asyncio.Runner()
         self._redis = Redis.from_url(url)
         self._store = SessionStore(url, LIMITS, block_s=0.01)
@@ -80,38 +60,38 @@ class StoreAgainstModel(RuleBasedStateMachine):
                 AnnounceRequest(replica=replica, address=f"{replica}:1", model=ROAD, slots=slots)
             )
         )
-        self.slots[replica] = slots
-        self.leased.add(replica)
+        self.model.slots[replica] = slots
+        self.model.leased.add(replica)
 
     @rule(replica=st.sampled_from(REPLICAS))
     def a_lease_lapses(self, replica: str) -> None:
         just_now_ms = 1000 * (time.time() - 1)  # one that is long gone is forgotten
         self._run(self._redis.zadd(_key("replicas"), {replica: just_now_ms}, xx=True))
-        self.leased.discard(replica)
+        self.model.leased.discard(replica)
 
     @rule(session=sessions)
     def a_seat_lapses(self, session: str) -> None:
         self._run(self._redis.zadd(_key("seats"), {session: 1}, xx=True))
-        self.played[session].seat = None
+        self.model.played[session].seat = None
 
     @rule(target=sessions)
     def open(self) -> Any:
-        best = self._roomiest()
+        best = self.model.roomiest()
         outcome = self._outcome(self._store.open(Session(model=ROAD)))
         if not best:
-            assert outcome is (errors.EngineFull if self.leased else errors.NoEngine)
+            assert outcome is (errors.EngineFull if self.model.leased else errors.NoEngine)
             return multiple()
         assert isinstance(outcome, Session)
         assert outcome.replica in best
-        self.played[outcome.session_id] = Played(seat=outcome.replica, replica=outcome.replica)
+        self.model.played[outcome.session_id] = Played(seat=outcome.replica, replica=outcome.replica)
         return outcome.session_id
 
     @rule(session=sessions)
     def find(self, session: str) -> None:
-        played = self.played[session]
+        played = self.model.played[session]
         found = self._outcome(self._store.find(session))
         assert isinstance(found, Session)
-        state = WAITING if played.state == LIVE and not self._lives(played) else played.state
+        state = WAITING if played.state == LIVE and not self.model.lives(played) else played.state
         assert (found.state, found.epoch, found.replica) == (state, played.epoch, played.replica)
 
     @rule(
@@ -121,7 +101,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         is_planned=st.booleans(),
     )
     def place(self, session: str, behind: int | None, without: str, is_planned: bool) -> None:
-        played = self.played[session]
+        played = self.model.played[session]
         lost = 0 if behind is None else max(0, played.epoch - behind)
         is_planned = is_planned and lost > 0
         outcome = self._outcome(
@@ -134,10 +114,10 @@ class StoreAgainstModel(RuleBasedStateMachine):
             assert outcome is errors.Superseded
             return
         expected = {played.replica}
-        if lost or not self._lives(played):
-            expected = self._places(played, without, is_planned)
+        if lost or not self.model.lives(played):
+            expected = self.model.places(played, without, is_planned)
             if not expected:
-                assert outcome is (errors.EngineFull if self.leased - {without} else errors.NoEngine)
+                assert outcome is (errors.EngineFull if self.model.leased - {without} else errors.NoEngine)
                 return
             assert isinstance(outcome, Session)
             played.seat = outcome.replica
@@ -149,18 +129,18 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     @rule(session=sessions, replica=st.sampled_from(REPLICAS), behind=st.none() | st.integers(0, 1))
     def claim(self, session: str, replica: str, behind: int | None) -> None:
-        played = self.played[session]
+        played = self.model.played[session]
         after_epoch = None if behind is None else played.epoch - behind
         outcome = self._outcome(self._store.claim(session, replica, after_epoch))
         if played.state == CLOSED:
             assert outcome is errors.SessionClosed
         elif behind:
             assert outcome is errors.Superseded
-        elif self._lives(played) and (behind is None or played.seat != replica):
+        elif self.model.lives(played) and (behind is None or played.seat != replica):
             assert outcome is errors.SeatTaken
-        elif replica not in self.slots:
+        elif replica not in self.model.slots:
             assert outcome is errors.NoEngine
-        elif played.seat != replica and self._free(replica) < 1:
+        elif played.seat != replica and self.model.free(replica) < 1:
             assert outcome is errors.EngineFull
         else:
             played.state, played.epoch = LIVE, played.epoch + 1
@@ -171,16 +151,16 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     @rule(session=sessions, behind=st.integers(0, 2))
     def renew(self, session: str, behind: int) -> None:
-        played = self.played[session]
+        played = self.model.played[session]
         outcome = self._outcome(self._store.renew(session, played.epoch - behind))
         if self._refuses(played, behind, outcome):
             return
-        if played.holder in self.leased and played.seat in (None, played.holder):
+        if played.holder in self.model.leased and played.seat in (None, played.holder):
             played.state, played.seat = LIVE, played.holder
 
     @rule(session=sessions, behind=st.integers(0, 2))
     def release(self, session: str, behind: int) -> None:
-        played = self.played[session]
+        played = self.model.played[session]
         assert self._outcome(self._store.release(session, played.epoch - behind)) is None
         if played.state == LIVE and not behind:
             played.state = WAITING
@@ -188,12 +168,12 @@ class StoreAgainstModel(RuleBasedStateMachine):
     @rule(session=sessions)
     def end(self, session: str) -> None:
         assert self._outcome(self._store.end(session)) is None
-        played = self.played[session]
+        played = self.model.played[session]
         played.state, played.seat, played.snapshot = CLOSED, None, None
 
     @rule(session=sessions, behind=st.integers(0, 1))
     def keep(self, session: str, behind: int) -> None:
-        played = self.played[session]
+        played = self.model.played[session]
         snapshot = SnapshotRequest(session_id=session, epoch=max(0, played.epoch - behind))
         outcome = self._outcome(self._store.keep(snapshot))
         if not self._refuses(played, played.epoch - snapshot.epoch, outcome):
@@ -203,11 +183,11 @@ class StoreAgainstModel(RuleBasedStateMachine):
     def recall(self, session: str) -> None:
         recalled = self._run(self._store.recall(session))
         kept = recalled.snapshot.epoch if recalled.HasField("snapshot") else None
-        assert kept == self.played[session].snapshot
+        assert kept == self.model.played[session].snapshot
 
     @rule(session=sessions, seq=st.integers(1, 12))
     def push(self, session: str, seq: int) -> None:
-        played = self.played[session]
+        played = self.model.played[session]
         newest = max(played.seqs, default=0)
         outcome = self._outcome(self._store.push(session, control(seq)))
         if played.state == CLOSED:
@@ -220,13 +200,13 @@ class StoreAgainstModel(RuleBasedStateMachine):
 
     @rule(session=sessions, behind=st.integers(0, 1))
     def obeyed(self, session: str, behind: int) -> None:
-        played = self.played[session]
+        played = self.model.played[session]
         outcome = self._outcome(self._store.obeyed(session, played.epoch - behind, ControlReceipt(seq=1)))
         self._refuses(played, behind, outcome)
 
     @rule(session=sessions)
     def read_controls(self, session: str) -> None:
-        played = self.played[session]
+        played = self.model.played[session]
         outcome = self._outcome(self._store.read_controls(session, played.epoch, b"0-0"))
         if played.state == CLOSED:
             assert outcome is errors.SessionClosed
@@ -251,7 +231,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
             )
 
         seat_of, taken, seats = self._run(counted())
-        model = {session: played.seat for session, played in self.played.items() if played.seat}
+        model = {session: played.seat for session, played in self.model.played.items() if played.seat}
         assert {session: replica for session, replica in seat_of.items() if session in seats} == model
         assert taken == {replica: [*seat_of.values()].count(replica) for replica in set(seat_of.values())}
 
@@ -278,35 +258,6 @@ class StoreAgainstModel(RuleBasedStateMachine):
             assert outcome is None
             return False
         return True
-
-    def _is_alive(self, replica: str) -> bool:
-        return replica in self.leased and self.slots[replica] > 0
-
-    def _free(self, replica: str) -> int:
-        return self.slots[replica] - [played.seat for played in self.played.values()].count(replica)
-
-    def _lives(self, played: Played) -> bool:
-        return played.state == LIVE and bool(played.seat) and played.holder in self.leased
-
-    def _places(self, played: Played, without: str, is_planned: bool) -> set[str]:
-        """Where a session that has no seat, or has lost it, may be placed."""
-
-        def takes(replica: str | None) -> bool:
-            if replica is None or not self._is_alive(replica):
-                return False
-            return played.seat == replica or self._free(replica) > 0
-
-        if played.seat and played.seat != without and takes(played.seat):
-            return {played.seat}
-        if played.replica != without and takes(played.replica):
-            return {played.replica}
-        best = self._roomiest(without)
-        return best or ({without} if not is_planned and without and takes(without) else set())
-
-    def _roomiest(self, without: str = "") -> set[str]:
-        free = {replica: self._free(replica) for replica in self.leased - {without}}
-        most = max(free.values(), default=0)
-        return {replica for replica, room in free.items() if room == most > 0}
 
     def _run(self, call: Awaitable[T]) -> T:
         async def answered() -> T:

@@ -1,7 +1,6 @@
 """What a tenant has used, counted once, and what ends its sessions: time, idleness, used minutes."""
 
 import asyncio
-from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import pytest
@@ -14,7 +13,6 @@ from livevideo.v1.session_pb2 import (
     ClaimRequest,
     CloseRequest,
     FollowRequest,
-    FollowResponse,
     GetRequest,
     Notice,
     NoticesRequest,
@@ -29,12 +27,7 @@ from services.sessions import service as sessions
 from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.tenants import TenantStore
 from tests.services.asking import DEADLINE_S, LEFT, Sessions, following, refused
-
-if TYPE_CHECKING:
-    from livevideo.v1.admin_pb2_grpc import AdminServiceAsyncStub
-
-Admin: TypeAlias = "AdminServiceAsyncStub"
-Following: TypeAlias = "grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]"
+from tests.services.paying import Admin, Following
 
 
 @pytest.fixture
@@ -284,6 +277,7 @@ async def test_usage_goes_on_being_counted_when_redis_was_away_for_a_while(
         await redis.execute_command("CLIENT", "PAUSE", "500", "ALL")
     await follow.write(FollowRequest(latents=7))
     await until_latents(admin_stub, 7)
+    assert (await used(admin_stub))[2] == 7, "once, however often it was told"
 
 
 async def test_a_deployment_without_tenants_counts_nothing_and_ends_nothing(

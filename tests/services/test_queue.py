@@ -2,18 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import grpc
 import pytest
 
-from livevideo.v1.admin_pb2 import AddTenantRequest, NewKey, Quotas, RevokeRequest
+from livevideo.v1.admin_pb2 import NewKey, Quotas, RevokeRequest
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
     ClaimRequest,
     CloseRequest,
-    FollowRequest,
-    FollowResponse,
     GetRequest,
     NoticesRequest,
     OpenRequest,
@@ -28,12 +26,8 @@ from services.sessions.store import SessionStore, StoreLimits
 from services.sessions.tenancy import Entrant
 from services.sessions.tenants import TenantStore
 from tests.services.asking import DEADLINE_S, Sessions, following, refused
+from tests.services.paying import Admin, Following, added
 
-if TYPE_CHECKING:
-    from livevideo.v1.admin_pb2_grpc import AdminServiceAsyncStub
-
-Admin: TypeAlias = "AdminServiceAsyncStub"
-Following: TypeAlias = "grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]"
 Waiting: TypeAlias = "grpc.aio.UnaryStreamCall[OpenRequest, WaitResponse]"
 
 
@@ -53,10 +47,6 @@ async def full(session_stub: Sessions, announcement: AnnounceRequest) -> Session
     announcement.slots = 1
     await session_stub.Announce(announcement)
     return await session_stub.Open(OpenRequest())
-
-
-async def added(admin: Admin, name: str, **quotas: int) -> NewKey:
-    return await admin.AddTenant(AddTenantRequest(name=name, quotas=Quotas(**quotas)))
 
 
 async def said(call: Waiting) -> WaitResponse:
@@ -165,32 +155,31 @@ async def entrant_of(tenants: TenantStore, name: str, priority: int) -> Entrant:
     return await tenants.entrant((await tenants.add(name, Quotas(priority=priority), 0)).key)
 
 
+async def turns(
+    store: SessionStore, announcement: AnnounceRequest, waiters: dict[str, tuple[int, int]], seats: int
+) -> list[str]:
+    """Who gets a single seat, one after the other. waiters: of each tenant its priority and how many wait."""
+    tenants, places = TenantStore(store), dict[str, Entrant]()
+    announcement.slots = 0
+    await store.announce(announcement)
+    for name, (priority, count) in waiters.items():
+        entrant = await entrant_of(tenants, name, priority)
+        places |= {await waiting(tenants, entrant): entrant for _ in range(count)}
+    announcement.slots = 1
+    await store.announce(announcement)
+    return await order(store, tenants, places, seats)
+
+
 async def test_tenants_take_turns_however_many_of_one_wait(
     store: SessionStore, announcement: AnnounceRequest
 ) -> None:
-    tenants = TenantStore(store)
-    announcement.slots = 0
-    await store.announce(announcement)
-    flood, calm = await entrant_of(tenants, "flood", 5), await entrant_of(tenants, "calm", 5)
-    places = {await waiting(tenants, flood): flood for _ in range(20)}
-    places |= {await waiting(tenants, calm): calm for _ in range(3)}
-    announcement.slots = 1
-    await store.announce(announcement)
-    got = await order(store, tenants, places, 8)
+    got = await turns(store, announcement, {"flood": (5, 20), "calm": (5, 3)}, 8)
     assert got.count("calm") == 3
     assert got[:6].count("calm") >= 2
 
 
 async def test_turns_are_shared_out_by_priority(store: SessionStore, announcement: AnnounceRequest) -> None:
-    tenants = TenantStore(store)
-    announcement.slots = 0
-    await store.announce(announcement)
-    low, high = await entrant_of(tenants, "low", 2), await entrant_of(tenants, "high", 6)
-    places = {await waiting(tenants, low): low for _ in range(20)}
-    places |= {await waiting(tenants, high): high for _ in range(20)}
-    announcement.slots = 1
-    await store.announce(announcement)
-    got = await order(store, tenants, places, 16)
+    got = await turns(store, announcement, {"low": (2, 20), "high": (6, 20)}, 16)
     assert got.count("high") == 12
 
 
@@ -243,7 +232,10 @@ async def test_a_higher_priority_gets_the_seat_of_a_lower_one_after_a_notice(
 ) -> None:
     announcement.slots = 2
     await session_stub.Announce(announcement)
-    low, high = await added(admin_stub, "low", priority=2), await added(admin_stub, "high", priority=8)
+    low, high = (
+        await added(admin_stub, "low", Quotas(priority=2)),
+        await added(admin_stub, "high", Quotas(priority=8)),
+    )
     older, _older_follow = await playing(session_stub, low)
     newer, follow = await playing(session_stub, low)
     waits_too = session_stub.Wait(OpenRequest(), metadata=bearer(low.key))
@@ -268,7 +260,10 @@ async def test_a_notice_is_taken_back_when_nobody_needs_the_seat_any_more(
 ) -> None:
     announcement.slots = 1
     await session_stub.Announce(announcement)
-    low, high = await added(admin_stub, "low", priority=2), await added(admin_stub, "high", priority=8)
+    low, high = (
+        await added(admin_stub, "low", Quotas(priority=2)),
+        await added(admin_stub, "high", Quotas(priority=8)),
+    )
     session, _follow = await playing(session_stub, low)
     notices = session_stub.Notices(
         NoticesRequest(session_id=session.session_id), metadata=bearer(session.token)
@@ -288,7 +283,7 @@ async def test_one_who_waits_for_a_quota_that_is_used_up_is_told_so(
 ) -> None:
     announcement.slots = 1
     await session_stub.Announce(announcement)
-    key = await added(admin_stub, "acme", sessions=2)
+    key = await added(admin_stub, "acme", Quotas(sessions=2))
     await session_stub.Open(OpenRequest(), metadata=bearer(key.key))
     first = session_stub.Wait(OpenRequest(), metadata=bearer(key.key))
     assert await place(first) == 1

@@ -172,5 +172,6 @@ async def test_a_service_whose_peer_is_away_is_not_ready_and_is_again() -> None:
         await peer.start()
         while readiness.trouble is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+        assert service.trouble() is None
         await peer.stop(grace_s=0.1)
     await host.stop(grace_s=0.1)

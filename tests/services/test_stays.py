@@ -57,8 +57,10 @@ async def test_a_viewer_whose_seat_is_being_left_waits_for_that_and_no_longer(cl
     stay = entered(stays)
     coming = asyncio.create_task(stays.make_way(NAME))
     await asyncio.sleep(0)
+    assert not coming.done()
     stays.leave(stay)
     await asyncio.wait_for(coming, 20)
+    assert len(stays) == 0
 
 
 async def test_latents_are_kept_for_their_epoch_for_a_while_and_for_so_many(clock: Clock) -> None:
