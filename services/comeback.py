@@ -5,10 +5,9 @@ old numbers, the controls of which nobody has said that they are stored.
 """
 
 import asyncio
-import itertools
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import Session
 from services.credentials import bearer
-from services.errors import RETRY_KEY, SessionClosed
+from services.errors import REASON_KEY, RETRY_KEY, SessionClosed
 from services.relay import from_status
 
 if TYPE_CHECKING:
@@ -45,9 +44,10 @@ class Silence(Exception):
 
 @dataclass
 class Comebacks:
-    """Whether to call again, and how often that was done."""
+    """Whether to call again, and how often that was done. on_lost: told each time what ended a call."""
 
     lease_s: float = LEASE_S
+    on_lost: Callable[[str], None] = lambda why: None
     count: int = 0
     _has_worked: bool = field(default=False, init=False)
     _lost_at_s: float | None = field(default=None, init=False)
@@ -59,6 +59,7 @@ class Comebacks:
     async def again(self, error: grpc.aio.AioRpcError | Silence) -> None:
         """Returns when it is time to. Raises `error` where that cannot help, or has not for a whole lease."""
         now_s = time.monotonic()
+        self.on_lost(said(error))
         is_first, self._lost_at_s = self._lost_at_s is None, self._lost_at_s or now_s
         if isinstance(error, grpc.aio.AioRpcError) and not self._is_passing(error):
             raise error
@@ -73,7 +74,7 @@ class Comebacks:
         if not self._has_worked:  # a refusal at the door is meant
             return error.code() is grpc.StatusCode.UNAVAILABLE
         # A seat that was lost may still look taken for a moment.
-        return error.code() in PASSING or _told(error, "reason") == "seat_taken"
+        return error.code() in PASSING or _told(error, REASON_KEY) == "seat_taken"
 
 
 class Viewer:
@@ -86,9 +87,13 @@ class Viewer:
         picture_format: FrameFormat.ValueType,
         *,
         waiting: int = 0,
+        silence_s: float = SILENCE_S,
     ) -> None:
-        """waiting: most frames shown that may wait to be told; 0: any number."""
-        self._decoders = itertools.cycle(decoders)
+        """waiting: most frames shown that may wait to be told; 0: any number. silence_s: no frame for so
+        long: the next decoder is tried."""
+        self._decoders = decoders
+        self._silence_s = silence_s
+        self.watched = 0  # which of the decoders it is
         self._session = session
         self._format = picture_format
         self._waiting = waiting
@@ -107,8 +112,8 @@ class Viewer:
         next_index = from_frame
         while True:
             self._shown = asyncio.Queue(self._waiting)
-            said = self._say(next_index, self._shown)
-            call = next(self._decoders).Watch(said, metadata=bearer(self._session.token))
+            requests = self._say(next_index, self._shown)
+            call = self._decoders[self.watched].Watch(requests, metadata=bearer(self._session.token))
             try:
                 # The first frame waits for an engine, which may have to be found.
                 patience_s = LEASE_S / 3
@@ -118,7 +123,7 @@ class Viewer:
                     if not isinstance(response, WatchResponse):  # the end of the call
                         return
                     if response.WhichOneof("said") == "frame":
-                        patience_s, next_index = SILENCE_S, response.frame.index + 1
+                        patience_s, next_index = self._silence_s, response.frame.index + 1
                         self.comebacks.heard()
                         yield response.frame
             except TimeoutError:
@@ -130,6 +135,7 @@ class Viewer:
             finally:
                 call.cancel()
                 _end(self._shown)
+            self.watched = (self.watched + 1) % len(self._decoders)
 
     async def _say(self, from_frame: int, shown: asyncio.Queue[int | None]) -> AsyncIterator[WatchRequest]:
         start = WatchStart(
@@ -144,7 +150,8 @@ class Sender:
     """One session's controls, each stored once and in order, through whichever *control* answers."""
 
     def __init__(self, controls: Sequence["ControlServiceAsyncStub"], session: Session) -> None:
-        self._controls = itertools.cycle(controls)
+        self._controls = controls
+        self.told = 0  # which of the *control* instances it is
         self._token = bearer(session.token)
         self._unheard: dict[int, ControlEvent] = {}  # sent, and nobody has said what became of it
         self._waiting: asyncio.Queue[ControlEvent | None] = asyncio.Queue()
@@ -163,7 +170,7 @@ class Sender:
             self._waiting = asyncio.Queue()
             for event in self._unheard.values():
                 self._waiting.put_nowait(event)
-            call = next(self._controls).Send(_say(self._waiting), metadata=self._token)
+            call = self._controls[self.told].Send(_say(self._waiting), metadata=self._token)
             try:
                 while True:
                     receipt = await self._read(call)
@@ -185,6 +192,7 @@ class Sender:
             finally:
                 call.cancel()
                 _end(self._waiting)
+            self.told = (self.told + 1) % len(self._controls)
 
     async def _read(
         self, call: "grpc.aio.StreamStreamCall[ControlEvent, ControlReceipt]"
@@ -198,6 +206,14 @@ class Sender:
             return receipt if isinstance(receipt, ControlReceipt) else None
         finally:
             reading.cancel()
+
+
+def said(error: grpc.aio.AioRpcError | Silence) -> str:
+    """What ended a call, in a line: its reason first."""
+    if isinstance(error, Silence):
+        return f"silent ({error})"
+    reason = _told(error, REASON_KEY) or error.code().name
+    return f"{reason} ({error.code().name}: {error.details()})"
 
 
 def _told(error: grpc.aio.AioRpcError | Silence, name: str) -> str:

@@ -12,7 +12,7 @@ import grpc
 
 from aapt.checkpoint import Model
 from loadtests.ledger import Ledger
-from loadtests.returning import Instances, Patience, ReturningPlayer
+from loadtests.returning import Instances, ReturningPlayer
 from services.bench.faults.fleet import Fleet, target
 from services.bench.faults.links import Link
 from services.bench.faults.proof import Proof, prove
@@ -30,6 +30,7 @@ from services.bench.faults.scenarios import (
     Wait,
     Whole,
 )
+from services.comeback import LEASE_S
 from services.replay.logged import read
 
 LATENTS_BEFORE = 2  # that every player has seen before anything is struck
@@ -80,11 +81,7 @@ class Stage:
         self._random = random.Random(seed)
         self._outcome = Outcome(scenario.name, seed, players)
         instances = Instances(*(fleet.addresses(kind) for kind in ("sessions", "control", "decoder")))
-        self._patience = Patience()
-        self._players = [
-            ReturningPlayer(instances, self._random.randrange(1, 2**31), self._patience)
-            for _ in range(players)
-        ]
+        self._players = [ReturningPlayer(instances, self._random.randrange(1, 2**31)) for _ in range(players)]
         self._engine = ""  # that the first player's session was known to use
         self._ended: list[str] = []  # processes that a Restart brings back
 
@@ -115,9 +112,7 @@ class Stage:
 
     async def _frames(self, frames: int) -> list[bool]:
         """Until every player has seen so many more, and whether they have."""
-        return await asyncio.gather(
-            *(player.until_frames(frames, self._patience.lease_s) for player in self._players)
-        )
+        return await asyncio.gather(*(player.until_frames(frames, LEASE_S) for player in self._players))
 
     async def _do(self, event: Event) -> None:
         match event:
@@ -150,7 +145,7 @@ class Stage:
             case Whole():
                 await self._fleet.mended()
             case Recover():
-                await self._players[0].until_frames(FRAMES_AFTER, self._patience.lease_s)
+                await self._players[0].until_frames(FRAMES_AFTER, LEASE_S)
 
     async def _drain(self, event: Drain) -> None:
         name = await self._name(event.kind)
