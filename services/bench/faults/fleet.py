@@ -1,6 +1,7 @@
 """`Fleet`: all services, each in a process of its own, and links between them that can be cut."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import grpc
 from livevideo.v1.session_pb2 import GetRequest, ListModelsRequest
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from services.bench.faults.links import Link
-from services.bench.faults.processes import READY_S, Process, Valkey, service
+from services.bench.faults.processes import AOF_FOLDER, READY_S, Process, Valkey, service
 
 _AGAIN_S = 0.1
 
@@ -100,6 +101,7 @@ async def running(
     settings: for the environment of each kind, by its name.
     """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 (before anything else runs)
+    shutil.rmtree(folder / AOF_FOLDER, ignore_errors=True)  # of another fleet
     fleet = Fleet(folder)
     try:
         await _built(fleet, checkpoint, size)

