@@ -46,12 +46,14 @@ class Flood:
         self._key = key
         self._controls_per_s = options.controls_per_s
         self.counts: Counter[str] = Counter()
+        self._open: dict[str, Session] = {}
 
     async def run(self, sessions: int, seconds: float) -> None:
         """Until the time is over; sessions that were given are closed."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await asyncio.gather(*(self._keep_asking() for _ in range(sessions)))
+        await asyncio.gather(*(self._close(session) for session in self._open.values()))
         for channel in self._channels.values():
             await channel.close()
 
@@ -61,6 +63,7 @@ class Flood:
                 opening = OpenRequest(tenant=self._tenant)
                 session = await self._sessions.Open(opening, metadata=bearer(self._key))
                 self.counts["opened"] += 1
+                self._open[session.session_id] = session
             except grpc.aio.AioRpcError as error:
                 reason = dict(error.trailing_metadata() or ()).get("reason", error.code().name)
                 self.counts[f"refused: {reason!s}"] += 1
@@ -71,13 +74,14 @@ class Flood:
             except grpc.aio.AioRpcError as error:
                 self.counts[f"ended: {error.code().name}"] += 1
                 await asyncio.sleep(AGAIN_S)
-            finally:
-                await asyncio.shield(self._close(session))
+            await self._close(self._open.pop(session.session_id))
 
     async def _close(self, session: Session) -> None:
-        with suppress(grpc.aio.AioRpcError):
+        try:
             closing = CloseRequest(session_id=session.session_id)
-            await self._sessions.Close(closing, metadata=bearer(session.token), timeout=2.0)
+            await self._sessions.Close(closing, metadata=bearer(session.token), timeout=5.0)
+        except grpc.aio.AioRpcError as error:
+            self.counts[f"not closed: {error.code().name}"] += 1
 
     async def _watch(self, session: Session) -> None:
         shown: asyncio.Queue[int | None] = asyncio.Queue()

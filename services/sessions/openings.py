@@ -1,12 +1,14 @@
 """`Openings`: how long it takes to open a session, or to refuse it, and what became of those who asked."""
 
+import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from services import telemetry
 from services.errors import NoEngine, PeerUnavailable, ServiceError, StoreUnavailable
+from services.sessions.brake import Brake
 
 # A service is missing. Seats and quotas that are used up, and what a request has wrong, are another matter.
 _WANTING = (NoEngine, PeerUnavailable, StoreUnavailable)
@@ -23,16 +25,22 @@ class Opening:
 class Openings:
     """Counts a refusal by a model's name only where that model was opened before: names can be made up."""
 
-    def __init__(self) -> None:
+    def __init__(self, brake: Brake) -> None:
+        self._brake = brake
         self._served: set[str] = set()
 
-    @contextmanager
-    def deciding(self, asked: str, *, is_timed: bool = True) -> Iterator[Opening]:
-        """asked: the model's name; empty: the only one there is. is_timed: not where somebody may queue."""
+    @asynccontextmanager
+    async def deciding(self, asked: str, *, is_timed: bool = True) -> AsyncGenerator[Opening, None]:
+        """asked: the model's name; empty: the only one there is. is_timed: not where somebody may queue.
+
+        What is refused is held back as the brake says; that is not part of the decision's time.
+        """
+        refused = False
         begun_s, outcome, opening = time.perf_counter(), "opened", Opening()
         try:
             yield opening
         except Exception as error:
+            refused = isinstance(error, ServiceError)
             outcome = error.reason if isinstance(error, ServiceError) else "internal"
             if not isinstance(error, ServiceError) or isinstance(error, _WANTING):
                 self._count(opening.tenant, self._name(asked), "not_opened")
@@ -43,6 +51,8 @@ class Openings:
         finally:
             if is_timed:
                 telemetry.ADMISSION.labels(outcome).observe(time.perf_counter() - begun_s)
+            if refused:
+                await asyncio.sleep(self._brake.wait_s(opening.tenant))
 
     def _name(self, asked: str) -> str:
         only = next(iter(self._served)) if len(self._served) == 1 else ""

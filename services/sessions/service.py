@@ -25,6 +25,7 @@ from services.errors import ServiceError
 from services.sessions import admission
 from services.sessions.access import Access
 from services.sessions.admin import AdminService
+from services.sessions.brake import Brake
 from services.sessions.connection import RedisAccess, check_url
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.logs import LogLimits, LogService
@@ -66,6 +67,7 @@ class Settings:
     most_waiting_of_tenant: int = 100  # of one tenant, where there are tenants
     lease_s: float = 30.0  # a session keeps its seat, and counts as its tenant's, this long unwatched
     snapshot_bytes: int = 16 << 20  # the most that a session's snapshot may weigh
+    refusals_per_s: float = 10.0  # of one tenant at once; what is more waits, for two seconds at most
     notice_s: float = 10.0  # before a session is ended to make room, or since its time is up
     asks_for_keys: bool = False  # even where there is no tenant yet; else everybody is let in then
     admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
@@ -94,7 +96,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._looking: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self._pictures = Pictures()
-        self._openings = Openings()
+        self._openings = Openings(Brake(self._settings.refusals_per_s))
 
     def _there(self) -> Opened:
         if self._opened is None:
@@ -195,7 +197,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         return await admission.record(request, entrant, self._pictures, *await self._store.models())
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
-        with self._openings.deciding(request.model) as opening:
+        async with self._openings.deciding(request.model) as opening:
             entrant = await self._there().access.entrant(context)
             opening.tenant = entrant.tenant
             session = await self._store.open(await self._record(request, entrant), entrant)
@@ -205,7 +207,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Wait(self, request: OpenRequest, context: Context) -> None:  # type: ignore[override]
-        with self._openings.deciding(request.model, is_timed=False) as opening:
+        async with self._openings.deciding(request.model, is_timed=False) as opening:
             entrant = await self._there().access.entrant(context)
             opening.tenant = entrant.tenant
             record = await self._record(request, entrant)

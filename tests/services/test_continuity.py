@@ -12,6 +12,7 @@ from livevideo.v1.session_pb2 import Model, Session
 from services import errors, telemetry
 from services.decoder.continuity import Continuity
 from services.decoder.outcome import outcome, viewing
+from services.sessions.brake import Brake
 from services.sessions.openings import Openings
 
 PERIOD_S = 1 / 24
@@ -120,24 +121,25 @@ def test_a_viewing_ends_as_its_player_would_call_it(
     assert counted("session_outcomes_total", session, outcome=became) == before + 1
 
 
-def refused(openings: Openings, model: str, tenant: str, refusal: errors.ServiceError) -> None:
-    with contextlib.suppress(errors.ServiceError), openings.deciding(model) as opening:
-        opening.tenant = tenant
-        raise refusal
+async def refused(openings: Openings, model: str, tenant: str, refusal: errors.ServiceError) -> None:
+    with contextlib.suppress(errors.ServiceError):
+        async with openings.deciding(model) as opening:
+            opening.tenant = tenant
+            raise refusal
 
 
-def test_only_want_of_a_service_is_counted_against_it() -> None:
-    openings, session = Openings(), Session(tenant="of-openings", model=Model(name="road"))
-    with openings.deciding("") as opening:
+async def test_only_want_of_a_service_is_counted_against_it() -> None:
+    openings, session = Openings(Brake(10.0)), Session(tenant="of-openings", model=Model(name="road"))
+    async with openings.deciding("") as opening:
         opening.tenant, opening.model = session.tenant, "road"
     for refusal in (errors.NoEngine("there is none"), errors.EngineFull("all seats are taken")):
-        refused(openings, "", session.tenant, refusal)
+        await refused(openings, "", session.tenant, refusal)
     assert counted("session_outcomes_total", session, outcome="opened") == 1
     assert counted("session_outcomes_total", session, outcome="not_opened") == 1
 
 
-def test_a_model_that_was_never_opened_gets_no_series_of_its_own() -> None:
-    refused(Openings(), "made-up", "of-names", errors.NoEngine("there is none"))
+async def test_a_model_that_was_never_opened_gets_no_series_of_its_own() -> None:
+    await refused(Openings(Brake(10.0)), "made-up", "of-names", errors.NoEngine("there is none"))
     labels = {"tenant": "of-names", "model": "made-up", "outcome": "not_opened"}
     assert REGISTRY.get_sample_value("session_outcomes_total", labels) is None
 
