@@ -45,11 +45,19 @@ MATRIX: dict[str, tuple[str, ...]] = {
             for name in ("control", "sessions", "decoder", "web", "engine", "test")
         ),
         "redis.clientCertificate=redis-client",
+        "tls.players.secret=players-ca",
         "api.pageKeySecret=page-key",
         "api.testKeySecret=test-key",
     ),
     "8xh100": (),
-    "8xh100-whole": ("engine.ray.upgrade.type=NewCluster", "tls.mode=none", "decoder.gpus=0"),
+    "8xh100-whole": (
+        "engine.ray.upgrade.type=NewCluster",
+        "tls.mode=none",
+        "decoder.gpus=0",
+        "redis.sentinelPassword.secret=sentinels",
+        "engine.ray.gcs.redisAddress=rediss://ray-redis.redis.svc:6379",
+        "engine.ray.gcs.caSecret=ray-redis-ca",
+    ),
 }
 
 

@@ -25,6 +25,9 @@
 {{- if and (or $redis.ca.secret $redis.clientCertificate) (not (hasPrefix "rediss" $redis.url)) -}}
 {{- fail (printf "redis.ca.secret or redis.clientCertificate is set, and redis.url, %q, is no address with TLS; begin it with rediss" $redis.url) -}}
 {{- end -}}
+{{- if and $redis.sentinelPassword.secret (not (contains "+sentinel" $redis.url)) -}}
+{{- fail (printf "redis.sentinelPassword.secret is set, and redis.url, %q, names no Sentinels; begin it with redis+sentinel://" $redis.url) -}}
+{{- end -}}
 {{- if and $redis.user (not $redis.password.secret) -}}
 {{- fail (printf "redis.user is %q and redis.password.secret is empty; name the Secret with the user's password" $redis.user) -}}
 {{- end -}}
@@ -51,7 +54,13 @@
 {{- if and $tls.page (eq $tls.mode "none") -}}
 {{- fail "tls.page is set and tls.mode is none; choose certManager or secrets, or leave tls.page out" -}}
 {{- end -}}
+{{- if and $tls.players.secret (eq $tls.mode "none") -}}
+{{- fail "tls.players.secret is set and tls.mode is none; choose certManager or secrets, or leave tls.players.secret out" -}}
+{{- end -}}
 {{- $gateway := .Values.gateway -}}
+{{- if and $tls.players.secret $gateway.enabled -}}
+{{- fail "tls.players.secret is set and gateway.enabled, too; a gateway shows our services no player's certificate: leave one of them out" -}}
+{{- end -}}
 {{- if and $gateway.enabled (not $gateway.parentRefs) -}}
 {{- fail "gateway.enabled is set and gateway.parentRefs is empty; name the Gateway that the routes belong to" -}}
 {{- end -}}
@@ -93,6 +102,9 @@
 {{- end -}}
 {{- if not $engine.ray.gcs.redisAddress -}}
 {{- fail "engine.ray.enabled is set and engine.ray.gcs.redisAddress is empty; without a Redis all engines end when Ray's head does" -}}
+{{- end -}}
+{{- if and $engine.ray.gcs.caSecret (not (hasPrefix "rediss://" $engine.ray.gcs.redisAddress)) -}}
+{{- fail (printf "engine.ray.gcs.caSecret is set, and engine.ray.gcs.redisAddress, %q, is no address with TLS; begin it with rediss://" $engine.ray.gcs.redisAddress) -}}
 {{- end -}}
 {{- if regexMatch "://[^/]*@" $engine.ray.gcs.redisAddress -}}
 {{- fail "engine.ray.gcs.redisAddress holds a user or a password; set engine.ray.gcs.user and engine.ray.gcs.passwordSecret" -}}
@@ -138,8 +150,10 @@
 {{/* Secrets that are named and not there; asked only where a cluster shows us the namespace. */}}
 {{- define "livevideo.check.secrets" -}}
 {{- if lookup "v1" "Namespace" "" .Release.Namespace -}}
-{{- $named := dict "redis.password.secret" .Values.redis.password.secret "redis.ca.secret" .Values.redis.ca.secret "redis.clientCertificate" .Values.redis.clientCertificate "tls.page" .Values.tls.page "api.pageKeySecret" .Values.api.pageKeySecret "api.testKeySecret" .Values.api.testKeySecret -}}
-{{- if .Values.engine.ray.enabled }}{{ $_ := set $named "engine.ray.gcs.passwordSecret" .Values.engine.ray.gcs.passwordSecret }}{{ end -}}
+{{- $named := dict "redis.password.secret" .Values.redis.password.secret "redis.sentinelPassword.secret" .Values.redis.sentinelPassword.secret "redis.ca.secret" .Values.redis.ca.secret "tls.players.secret" .Values.tls.players.secret "redis.clientCertificate" .Values.redis.clientCertificate "tls.page" .Values.tls.page "api.pageKeySecret" .Values.api.pageKeySecret "api.testKeySecret" .Values.api.testKeySecret -}}
+{{- with .Values.engine.ray -}}
+{{- if .enabled }}{{ $_ := set $named "engine.ray.gcs.passwordSecret" .gcs.passwordSecret }}{{ $_ := set $named "engine.ray.gcs.caSecret" .gcs.caSecret }}{{ end -}}
+{{- end -}}
 {{- if eq .Values.tls.mode "secrets" -}}
 {{- range $name, $secret := .Values.tls.secrets -}}
 {{- $_ := set $named (printf "tls.secrets.%s" $name) $secret -}}

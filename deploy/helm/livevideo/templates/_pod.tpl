@@ -84,14 +84,18 @@ imagePullSecrets: {{ toYaml . | nindent 2 }}
 - name: api-key
   secret: {secretName: {{ $values.api.pageKeySecret | quote }}, defaultMode: 0440}
 {{- end }}
+{{- if and $values.tls.players.secret (has .name (list "control" "decoder" "sessions")) }}
+- name: players
+  secret: {secretName: {{ $values.tls.players.secret | quote }}, defaultMode: 0440}
+{{- end }}
 {{- if and (has .name (list "decoder" "engine")) $values.model.volume }}
 - name: models
   {{- toYaml $values.model.volume | nindent 2 }}
 {{- end }}
 {{- if eq .name "sessions" }}
-{{- range $what := list "password" "ca" }}
+{{- range $what := list "password" "sentinelPassword" "ca" }}
 {{- with (index $values.redis $what).secret }}
-- name: redis-{{ $what }}
+- name: redis-{{ lower $what }}
   secret: {secretName: {{ . | quote }}, defaultMode: 0440}
 {{- end }}
 {{- end }}

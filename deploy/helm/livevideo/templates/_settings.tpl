@@ -16,6 +16,9 @@
 {{- $_ := set $env "TLS_CA_FILE" "/tls/ca.crt" -}}
 {{- $_ := set $env "TLS_PEER_NAME" $values.tls.peerName -}}
 {{- end -}}
+{{- if and $values.tls.players.secret (has $name (list "control" "decoder" "sessions")) -}}
+{{- $_ := set $env "TLS_PLAYER_CA_FILE" (printf "/players/%s" $values.tls.players.key) -}}
+{{- end -}}
 {{- if has $name (list "control" "decoder" "engine") -}}
 {{- $_ := set $env "SESSIONS_ADDRESS" (include "livevideo.address" (dict "root" $root "name" "sessions" "port" "internal")) -}}
 {{- end -}}
@@ -29,6 +32,7 @@
 {{- with $values.redis.user }}{{ $_ := set $env "REDIS_USER" . }}{{ end -}}
 {{- with $values.redis.copies }}{{ $_ := set $env "REDIS_COPIES" (toString .) }}{{ end -}}
 {{- if $values.redis.password.secret }}{{ $_ := set $env "REDIS_PASSWORD_FILE" (printf "/redis-password/%s" $values.redis.password.key) }}{{ end -}}
+{{- if $values.redis.sentinelPassword.secret }}{{ $_ := set $env "REDIS_SENTINEL_PASSWORD_FILE" (printf "/redis-sentinelpassword/%s" $values.redis.sentinelPassword.key) }}{{ end -}}
 {{- if $values.redis.ca.secret }}{{ $_ := set $env "REDIS_CA_FILE" (printf "/redis-ca/%s" $values.redis.ca.key) }}{{ end -}}
 {{- if $values.redis.clientCertificate -}}
 {{- $_ := set $env "REDIS_CERT_FILE" "/redis-client/tls.crt" -}}
