@@ -81,7 +81,7 @@ chart: .venv/with-chart gen/generated
 	@$(BIN)/python -m pytest tests/chart -rs $(ARGS)
 
 test: .venv/with-chart gen/generated
-	@$(BIN)/python -m pytest --ignore tests/chart $(ARGS)
+	@$(BIN)/python -m pytest --ignore tests/chart --numprocesses 2 --no-loadscope-reorder $(ARGS)
 
 lint: .venv/with-chart gen/generated
 	@$(BIN)/ruff check
