@@ -46,6 +46,7 @@ class Steering {
     context_ = std::make_unique<grpc::ClientContext>();
     bear(*context_, session_.token());
     call_ = stub_->Send(context_.get());
+    sent_again_ = unheard_.empty() ? 0 : unheard_.rbegin()->first;
     for (const auto& [seq, event] : unheard_) call_->Write(event);  // under their old numbers
   }
 
@@ -75,11 +76,14 @@ class Steering {
 
   void take(const livevideo::v1::ControlReceipt& receipt) {
     std::lock_guard<std::mutex> guard(lock_);
-    unheard_.erase(receipt.seq());
+    const bool is_first = unheard_.erase(receipt.seq()) != 0;
+    // It was stored before the call broke, and only its receipt was lost; or not even that.
+    const bool is_stored = receipt.refused().reason() == "old_seq" && receipt.seq() <= sent_again_;
+    if (is_stored && !is_first) return;
     std::cout << "control " << receipt.seq();
     if (receipt.has_obeyed())
       std::cout << ": obeyed from frame " << receipt.obeyed().frame_index() << " on\n";
-    else if (receipt.has_accepted() || receipt.refused().reason() == "old_seq")  // stored before the call broke
+    else if (receipt.has_accepted() || is_stored)
       std::cout << ": accepted\n";
     else
       std::cout << ": refused, " << receipt.refused().message() << "\n";
@@ -89,9 +93,10 @@ class Steering {
   const livevideo::v1::Session session_;
   std::mutex lock_;  // of all below
   std::unique_ptr<grpc::ClientContext> context_;
-  std::unique_ptr<grpc::ClientReaderWriter<livevideo::v1::ControlEvent, livevideo::v1::ControlReceipt>> call_;  // none between two
+  std::unique_ptr<grpc::ClientReaderWriter<livevideo::v1::ControlEvent, livevideo::v1::ControlReceipt>>
+      call_;  // none where one broke and the next has not begun
   std::map<uint64_t, livevideo::v1::ControlEvent> unheard_;  // sent, and nobody has said what became of it
-  uint64_t seq_ = 0;
+  uint64_t seq_ = 0, sent_again_ = 0;
   bool is_closing_ = false;
   std::thread hearing_;
 };

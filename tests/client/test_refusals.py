@@ -10,7 +10,7 @@ from services import errors
 from services.relay import kinds
 
 # What players may be told, by its class in the client.
-WANTED = {
+WANTED: dict[type[errors.ServiceError], type[Refused]] = {
     errors.BadRequest: refusals.BadRequest,
     errors.Unauthenticated: refusals.NotAllowed,
     errors.CallerNotAllowed: refusals.NotAllowed,
@@ -43,7 +43,7 @@ def arrived(refusal: errors.ServiceError) -> Refused:
     return refusal_of(error)
 
 
-@pytest.mark.parametrize("sent", WANTED, ids=[sent.reason for sent in WANTED])
+@pytest.mark.parametrize("sent", WANTED, ids=[str(sent.reason) for sent in WANTED])
 def test_a_refusal_keeps_its_reason_its_sentence_and_its_time(sent: type[errors.ServiceError]) -> None:
     refusal = arrived(sent.relayed("it is so", 2.5))
     assert type(refusal) is WANTED[sent]
@@ -53,7 +53,7 @@ def test_a_refusal_keeps_its_reason_its_sentence_and_its_time(sent: type[errors.
 
 
 def test_every_end_of_a_session_is_known_to_the_client() -> None:
-    ends = {kind.reason for kind in (errors.SessionClosed, *kinds(errors.SessionClosed))}
+    ends = {errors.SessionClosed.reason, *(kind.reason for kind in kinds(errors.SessionClosed))}
     assert ends == set(refusals.SessionEnded.REASONS)
 
 
