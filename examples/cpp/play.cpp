@@ -65,6 +65,7 @@ struct Sights {
 // Watches for so long, or until the session ends. Throws what ends it, once a seat is not kept any longer.
 void watch(FrameService::Stub& decoder, const Session& session, double seconds, Steering& steering, Sights& sights) {
   size_t line = 0;
+  bool is_away = false;
   for (auto heard = Clock::now();;) {
     grpc::ClientContext context;
     bear(context, session.token());
@@ -78,6 +79,7 @@ void watch(FrameService::Stub& decoder, const Session& session, double seconds, 
       if (!response.has_frame()) continue;
       sights.saw(response.frame());
       heard = Clock::now();
+      is_away = false;
       const double played_s = seconds_since(sights.first);
       if (line < kScript.size() && played_s >= kScript[line].first) steering.hold(kScript[line++].second);
       // Here a game draws the frame. That it was shown is the permission to send another one.
@@ -92,9 +94,12 @@ void watch(FrameService::Stub& decoder, const Session& session, double seconds, 
     const grpc::Status status = call->Finish();
     if (status.ok()) return;
     if (!passes(status, context, sights.frames > 0) || seconds_since(heard) > kLeaseS) throw refused(status, context);
-    std::cout << "frames broke off (" << status.error_message() << "); coming back for frame " << sights.next_index
-              << "\n";
-    sights.comebacks++;
+    if (!is_away) {
+      std::cout << "frames broke off (" << status.error_message() << "); coming back for frame " << sights.next_index
+                << "\n";
+      sights.comebacks++;
+    }
+    is_away = true;
     std::this_thread::sleep_for(kAgain);
   }
 }

@@ -51,10 +51,11 @@ class Steering {
   }
 
   void hear() {
-    bool has_worked = false;
+    bool has_worked = false, is_away = false;
     for (livevideo::v1::ControlReceipt receipt;;) {
       while (call_->Read(&receipt)) {
         has_worked = true;
+        is_away = false;
         take(receipt);
       }
       std::unique_lock<std::mutex> guard(lock_);
@@ -65,7 +66,8 @@ class Steering {
         std::cerr << "controls are not heard any more: " << refused(status, *context_).what() << "\n";
         return;
       }
-      std::cout << "controls broke off (" << status.error_message() << "); sending them again\n";
+      if (!is_away) std::cout << "controls broke off (" << status.error_message() << "); sending them again\n";
+      is_away = true;
       guard.unlock();
       std::this_thread::sleep_for(kAgain);
       guard.lock();

@@ -18,6 +18,7 @@ class Control:
 
     def __init__(self, seq: int) -> None:
         self.seq = seq
+        self._seen_in: int | None = None  # the first frame that says that it obeys it
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._obeyed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         for future in (self._accepted, self._obeyed):
@@ -30,6 +31,15 @@ class Control:
     async def obeyed(self) -> int:
         """The index of the first frame that obeys it. Raises as `accepted` does."""
         return await asyncio.shield(self._obeyed)
+
+    def _seen(self, frame_index: int) -> None:
+        """Counts once it is known to be accepted: frames pass over the numbers of refused ones, too."""
+        if self._seen_in is None:
+            self._seen_in = frame_index
+
+    @property
+    def _is_seen_and_accepted(self) -> bool:
+        return self._seen_in is not None and self._accepted.done()
 
     def _settle(self, *, frame_index: int | None = None, refusal: Refused | None = None) -> None:
         """Stored; and obeyed, where a frame says so; or neither. What is settled stays."""
@@ -72,8 +82,9 @@ class Steering:
 
     def saw(self, frame: Frame) -> None:
         """All controls up to the frame's are obeyed, also where their receipts were lost with a service."""
-        for seq in [seq for seq in self._open if seq <= frame.control_seq]:
-            self._open.pop(seq)._settle(frame_index=frame.index)
+        for control in [self._open[seq] for seq in self._open if seq <= frame.control_seq]:
+            control._seen(frame.index)
+            self._settle_seen(control)
 
     async def run(self) -> None:
         """Until the session ends."""
@@ -94,12 +105,18 @@ class Steering:
         match receipt.WhichOneof("outcome"):
             case "accepted":
                 control._settle()
+                self._settle_seen(control)
             case "obeyed":
                 control._settle(frame_index=receipt.obeyed.frame_index)
                 del self._open[receipt.seq]
             case "refused":
                 control._settle(refusal=ControlRefused(receipt.refused.reason, receipt.refused.message))
                 del self._open[receipt.seq]
+
+    def _settle_seen(self, control: Control) -> None:
+        if control._is_seen_and_accepted:
+            control._settle(frame_index=control._seen_in)
+            del self._open[control.seq]
 
 
 def _hear(settled: "asyncio.Future[Any]") -> None:
