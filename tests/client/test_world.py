@@ -50,7 +50,7 @@ async def test_a_control_is_accepted_and_obeyed_by_the_frame_that_its_receipt_na
     addresses = await start()
     async with playing(addresses.grpc, picture_format="rgb8", seed=3) as world:
         up = world.hold("up")
-        seen = await frames_until(world, lambda frame: frame.index >= 24)
+        seen = await frames_until(world, lambda frame: frame.index >= 12)
         await up.accepted()
         first = await up.obeyed()
         assert [frame.index for frame in seen] == [*range(len(seen))]
@@ -81,11 +81,11 @@ async def test_who_is_cut_off_comes_back_and_misses_nothing(start: Start) -> Non
         controls = [world.hold("up")]
 
         def strike(frame: Frame) -> bool:
-            if frame.index in (12, 36):
+            if frame.index in (8, 24):
                 controls.append(world.hold("up", "left"))
                 link.drop()
                 controls.append(world.hold("up"))
-            return frame.index >= 60
+            return frame.index >= 36
 
         seen = await frames_until(world, strike)
         assert [frame.index for frame in seen] == [*range(len(seen))]
