@@ -13,7 +13,7 @@ RAY ?=
 SHARDS ?=
 REPLICAS ?=
 
-.PHONY: help play record train ablations bench faults gpu-check rules chart test lint fuzz format protos clean
+.PHONY: help play record train ablations bench faults gpu-check rules client chart test lint fuzz format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
@@ -22,6 +22,7 @@ help:
 	@echo 'make faults   kill, stop and cut off services while players play; ARGS="--kills 20 --runs 1" for a short one'
 	@echo 'make rules    render the alerts and dashboards into deploy/; ARGS="--check" writes nothing'
 	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
+	@echo 'make client   build the wheel of the Python client into out/'
 	@echo 'make record   record 400 minutes of driving into data/road; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
 	@echo 'make ablations  train and judge what docs/results.md compares, for hours more'
@@ -51,6 +52,11 @@ faults: .venv/installed gen/generated
 
 rules: .venv/with-monitoring
 	@$(BIN)/python -m services.monitoring $(ARGS)
+
+client: gen/generated
+	@rm -rf libs/client/build
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet wheel --no-deps --wheel-dir out libs/client
+	@ls out/livevideo_client-*.whl
 
 record: .venv/developing
 	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 300 $(ARGS)
@@ -107,14 +113,14 @@ clean:
 
 # Each stamp is touched when its work is done: what was interrupted is done again, what is done is not.
 
-.venv/installed: pyproject.toml libs/aapt/pyproject.toml
+.venv/installed: pyproject.toml libs/aapt/pyproject.toml libs/client/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say: make PYTHON=/path/to/python3.11")'
 	@test -x .venv/bin/pip || { echo '1/3 Making the environment .venv' && $(PYTHON) -m venv .venv; }
 	@echo '2/3 Installing the network; torch is large, this can take minutes the first time'
 	@$(PIP) --editable libs/aapt
 	@echo '3/3 Installing the services'
 	@mkdir -p gen/livevideo/v1
-	@$(PIP) --quiet --editable '.[protos]'
+	@$(PIP) --quiet --editable libs/client --editable '.[protos]'
 	@touch $@
 
 .venv/with-ray: .venv/installed

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 import grpc
 
 from livevideo.v1.session_pb2 import OpenRequest
+from livevideo_client.comeback import Silence
 from loadtests.player import Addresses, Player, Script, add_addresses, chosen_addresses
 from loadtests.report import Measurements, Report, percentile
-from services.comeback import Silence
 
 ARRIVE_EVERY_S = 0.5
 

@@ -27,10 +27,10 @@ from livevideo.v1.frame_pb2 import FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, GetRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from livevideo_client.comeback import Sender, Silence, Viewer
 from loadtests.eyes import Eyes
 from loadtests.movie import Movie, movie_at, to_rgb
 from loadtests.report import Measurements, Report
-from services.comeback import Sender, Silence, Viewer
 from services.credentials import bearer, from_file_or_environment
 from services.errors import BadSetting
 

@@ -15,9 +15,9 @@ from livevideo.v1.frame_pb2 import FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from livevideo_client.comeback import LEASE_S, Sender, Silence, Viewer, said
 from loadtests.ledger import Ledger
 from services.app import open_channel
-from services.comeback import LEASE_S, Sender, Silence, Viewer, said
 from services.credentials import bearer
 
 SILENCE_S = 1.5  # no frame for so long: another decoder is tried

@@ -5,24 +5,20 @@ They travel as metadata, `authorization: Bearer SECRET`. *sessions* alone judges
 
 import os
 import re
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
+from livevideo_client.access import Metadata as Metadata
+from livevideo_client.access import bearer as bearer  # what a call carries is the client's own
 from services.errors import BadSetting, Unauthenticated
 from services.files import secret_in
 
 if TYPE_CHECKING:
     import grpc
 
-Metadata: TypeAlias = tuple[tuple[str, str], ...]
 API_KEY = "AAPT_API_KEY"
 MAX_SECRET_BYTES = 512
 _SECRET = re.compile(r"[!-~]{1,400}")
 _HEADER, _SCHEME = "authorization", "Bearer "
-
-
-def bearer(secret: str) -> Metadata:
-    """What a call carries; nothing where there is no secret."""
-    return ((_HEADER, f"{_SCHEME}{secret}"),) if secret else ()
 
 
 def carried(context: "grpc.aio.ServicerContext[Any, Any]") -> Metadata:

@@ -9,10 +9,8 @@ from typing import ClassVar, Self
 
 import grpc
 
+from livevideo_client.refusals import REASON_KEY, RETRY_KEY
 from services import details
-
-REASON_KEY = "reason"
-RETRY_KEY = "retry-after-s"
 
 
 class ServiceError(Exception):

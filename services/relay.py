@@ -1,12 +1,12 @@
 """A refusal that another service sent, as the class that it was there."""
 
-import math
 from collections.abc import Iterator
 
 import grpc
 
+from livevideo_client.refusals import REASON_KEY, retry_told
 from services import details
-from services.errors import REASON_KEY, RETRY_KEY, PeerUnavailable, ServiceError
+from services.errors import PeerUnavailable, ServiceError
 
 
 def from_status(error: grpc.aio.AioRpcError) -> ServiceError | None:
@@ -17,7 +17,7 @@ def from_status(error: grpc.aio.AioRpcError) -> ServiceError | None:
     message = error.details() or ""
     for refusal in kinds(ServiceError):
         if refusal.reason == sent.get(REASON_KEY):
-            return refusal.relayed(message, _retry_after_s(sent), details.facts_in(rich))
+            return refusal.relayed(message, retry_told(error), details.facts_in(rich))
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         return PeerUnavailable(f"a service that is needed does not answer: {message}", retry_after_s=1.0)
     return None
@@ -39,11 +39,3 @@ def refusal_in(error: BaseException) -> ServiceError | None:
     if isinstance(error, BaseExceptionGroup):
         return next((found for part in error.exceptions if (found := refusal_in(part))), None)
     return None
-
-
-def _retry_after_s(sent: dict[str, str]) -> float | None:
-    try:
-        retry_after_s = float(sent.get(RETRY_KEY, "nan"))
-    except ValueError:
-        return None
-    return retry_after_s if math.isfinite(retry_after_s) else None

@@ -25,11 +25,11 @@ from livevideo.v1.frame_pb2 import FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from livevideo_client.comeback import Sender, Viewer
 from loadtests.report import percentile
 from services.app import open_channel
 from services.bench.faults.fleet import Fleet, Size, running
 from services.bench.faults.processes import Process
-from services.comeback import Sender, Viewer
 
 CHECKPOINT = Path("checkpoints/road")
 SETTLE_S = 5.0  # an engine that has just started is announced, too

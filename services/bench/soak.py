@@ -11,10 +11,10 @@ import grpc
 from tqdm import tqdm
 
 from livevideo.v1.session_pb2 import OpenRequest
+from livevideo_client.comeback import Silence
 from loadtests.player import Addresses, Player, Script
 from loadtests.report import Report
 from services.bench.running import Running, running
-from services.comeback import Silence
 
 PLAYERS = 3
 STAY_S = 20.0  # in the mean

@@ -15,9 +15,9 @@ from livevideo.v1.frame_pb2 import Frame, FrameFormat
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import CloseRequest, NoticesRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from livevideo_client.comeback import Silence, Viewer
 from services import telemetry
 from services.app import until_one_ends
-from services.comeback import Silence, Viewer
 from services.credentials import Metadata, bearer
 from services.errors import BadRequest, PeerUnavailable, ServiceError, StoreUnavailable
 from services.relay import refusal_in

@@ -12,8 +12,8 @@ from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import GetRequest, ListModelsRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
+from livevideo_client.comeback import Sender, Viewer
 from services import app
-from services.comeback import Sender, Viewer
 from services.control.service import ControlService
 from services.control.service import Settings as ControlSettings
 from services.credentials import bearer

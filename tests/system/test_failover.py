@@ -17,7 +17,7 @@ from aapt.rollout import Rollout
 from aapt.vae.streaming import StreamingVAE, for_serving
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.session_pb2 import OpenRequest, Session
-from services.comeback import Viewer
+from livevideo_client.comeback import Viewer
 from tests.system.fleet import Fleet
 
 DEADLINE_S = 60.0

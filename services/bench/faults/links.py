@@ -34,6 +34,11 @@ class Link:
     def mend(self) -> None:
         self._whole.set()
 
+    def drop(self) -> None:
+        """Ends every connection, as a proxy that is started again does; who comes next is let through."""
+        for task in self._tasks:
+            task.cancel()
+
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()

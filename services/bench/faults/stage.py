@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from aapt.checkpoint import Model
+from livevideo_client.comeback import LEASE_S
 from loadtests.ledger import Ledger
 from loadtests.returning import Instances, ReturningPlayer
 from services.bench.faults.fleet import Fleet, target
@@ -30,7 +31,6 @@ from services.bench.faults.scenarios import (
     Wait,
     Whole,
 )
-from services.comeback import LEASE_S
 from services.replay.logged import read
 
 LATENTS_BEFORE = 2  # that every player has seen before anything is struck

@@ -1,7 +1,7 @@
 """How a client comes back: Watch and Send are called again where they break; nothing is lost or repeated.
 
-A game's client does the same: it asks for the first frame that it has not seen, and sends again, under their
-old numbers, the controls of which nobody has said that they are stored.
+It asks for the first frame that it has not seen, and sends again, under their old numbers, the controls of
+which nobody has said that they are stored. Our own players do so by this file, too.
 """
 
 import asyncio
@@ -16,9 +16,8 @@ import grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import Session
-from services.credentials import bearer
-from services.errors import REASON_KEY, RETRY_KEY, SessionClosed
-from services.relay import from_status
+from livevideo_client.access import bearer
+from livevideo_client.refusals import REASON_KEY, SessionEnded, refusal_of, retry_told, told
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
@@ -67,14 +66,14 @@ class Comebacks:
             raise error
         self.count += is_first
         if not is_first:
-            asked_s = _told(error, RETRY_KEY) or "0"
-            await asyncio.sleep(min(max(RETRY_S, float(asked_s)), LONGEST_RETRY_S))
+            asked_s = (retry_told(error) if isinstance(error, grpc.aio.AioRpcError) else None) or 0.0
+            await asyncio.sleep(min(max(RETRY_S, asked_s), LONGEST_RETRY_S))
 
     def _is_passing(self, error: grpc.aio.AioRpcError) -> bool:
         if not self._has_worked:  # a refusal at the door is meant
             return error.code() is grpc.StatusCode.UNAVAILABLE
         # A seat that was lost may still look taken for a moment.
-        return error.code() in PASSING or _told(error, REASON_KEY) == "seat_taken"
+        return error.code() in PASSING or told(error, REASON_KEY) == "seat_taken"
 
 
 class Viewer:
@@ -129,7 +128,7 @@ class Viewer:
             except TimeoutError:
                 await self.comebacks.again(Silence("no frame came"))
             except grpc.aio.AioRpcError as error:
-                if isinstance(from_status(error), SessionClosed):
+                if isinstance(refusal_of(error), SessionEnded):
                     return
                 await self.comebacks.again(error)
             finally:
@@ -212,14 +211,8 @@ def said(error: grpc.aio.AioRpcError | Silence) -> str:
     """What ended a call, in a line: its reason first."""
     if isinstance(error, Silence):
         return f"silent ({error})"
-    reason = _told(error, REASON_KEY) or error.code().name
+    reason = told(error, REASON_KEY) or error.code().name
     return f"{reason} ({error.code().name}: {error.details()})"
-
-
-def _told(error: grpc.aio.AioRpcError | Silence, name: str) -> str:
-    """What a refusal says beside its sentence."""
-    said = error.trailing_metadata() if isinstance(error, grpc.aio.AioRpcError) else None
-    return str(dict(said or ()).get(name, ""))
 
 
 def _end(queue: "asyncio.Queue[Any]") -> None:

@@ -14,9 +14,9 @@ from livevideo.v1 import control_pb2_grpc, frame_pb2_grpc
 from livevideo.v1.control_pb2 import Accepted, ControlEvent, ControlReceipt, Keys, Refused
 from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8, Frame, WatchRequest, WatchResponse
 from livevideo.v1.session_pb2 import Session
-from services import comeback
+from livevideo_client import comeback
+from livevideo_client.comeback import Comebacks, Sender, Silence, Viewer
 from services.app import Context, Service
-from services.comeback import Comebacks, Sender, Silence, Viewer
 from services.errors import SeatTaken, Superseded
 
 Serve = Callable[[Service], Awaitable[str]]
