@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +115,7 @@ class Player:
         told = (addresses.sessions, addresses.control, addresses.frames)
         sessions, controls, frames = (each.split(",") for each in told)
         reached = {*sessions, *controls, *frames}
-        self._channels = {address: _dialled(address, addresses.ca_file) for address in reached}
+        self._channels = {address: dialled(address, addresses.ca_file) for address in reached}
         self._api_key = addresses.api_key
         self._sessions = SessionServiceStub(self._channels[sessions[0]])
         self._controls = [ControlServiceStub(self._channels[each]) for each in controls]
@@ -219,10 +219,13 @@ class Player:
             pressing.cancel()
 
 
-def _dialled(address: str, ca_file: Path | None) -> grpc.aio.Channel:
+def dialled(
+    address: str, ca_file: Path | None, options: Sequence[tuple[str, Any]] = ()
+) -> grpc.aio.Channel:
+    """A channel to a service, by TLS where it is known who signs its certificate."""
     if ca_file is None:
-        return grpc.aio.insecure_channel(address)
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
+        return grpc.aio.insecure_channel(address, options)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()), options)
 
 
 def _advance(progress: "tqdm[Any]") -> None:

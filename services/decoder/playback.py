@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from aapt.shapes import FRAMES_PER_LATENT, first_frame
-from aapt.vae.streaming import StreamingVAE
 from livevideo.v1.engine_pb2 import Latent, Seated, StageTimes
 from livevideo.v1.frame_pb2 import Frame, Watching, WatchResponse
 from livevideo.v1.session_pb2 import Session
 from services import telemetry
 from services.decoder.clock import FrameClock, Place
+from services.decoder.codec import Codec
 from services.decoder.continuity import Continuity
 from services.decoder.encoders import Encoder, Picture
 from services.decoder.outcome import outcome
@@ -52,7 +52,7 @@ class Playback:
         self,
         source: LatentSource,
         session: Session,
-        codec: StreamingVAE,
+        codec: Codec,
         encoder: Encoder,
         clock: FrameClock,
         continuity: Continuity,
