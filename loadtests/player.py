@@ -219,9 +219,7 @@ class Player:
             pressing.cancel()
 
 
-def dialled(
-    address: str, ca_file: Path | None, options: Sequence[tuple[str, Any]] = ()
-) -> grpc.aio.Channel:
+def dialled(address: str, ca_file: Path | None, options: Sequence[tuple[str, Any]] = ()) -> grpc.aio.Channel:
     """A channel to a service, by TLS where it is known who signs its certificate."""
     if ca_file is None:
         return grpc.aio.insecure_channel(address, options)

@@ -1,4 +1,4 @@
-"""`Pressing`: keys as a person holds them: a recorded script, each hold a little longer or shorter than recorded."""
+"""`Pressing`: keys as a person holds them: a recorded script, no hold quite as long as it was recorded."""
 
 import random
 from collections.abc import Iterator

@@ -2,8 +2,9 @@
 
     python -m loadtests.probe --players 8 --seconds 60
 
-All are opened at once, spread over a second, and play until the time is over. Each has connections of its own, as players
-have. Pictures come as they are (RGB8) and nobody looks at them.
+They arrive a tenth of a second apart, and play until so long after the last has come. Each has connections
+of its own, as players have. Pictures come as they are (RGB8) unless --format says otherwise, and nobody looks
+at them.
 """
 
 import argparse
@@ -35,14 +36,20 @@ from services.errors import BadSetting
 from services.relay import refusal_in
 
 CALL_S = 10.0
-_ARRIVE_WITHIN_S = 1.0
+FRAMES_PER_LATENT = 4  # and where each latent but the first begins, a frame carries its times
+ARRIVE_EVERY_S = 0.1
 
 
 @dataclass
 class Seen:
-    """What one player saw."""
+    """What one player saw.
+
+    made_to_sent_s: from a latent being made to its first frame being sent, as the decoder says: the playout
+    delay, decoding, encoding, and what the services added.
+    """
 
     timeline: Timeline
+    made_to_sent_s: list[float] = field(default_factory=list)
     first_frame_s: float = 0.0  # from asking for a session; 0: none came
     controls: int = 0
     accepted: int = 0
@@ -55,9 +62,9 @@ class Seen:
 class Measured:
     """What all players saw between them.
 
-    added_latency: a frame's arrival less its place in time, see `Timeline`; of all frames that were timed.
-    deadline_hit: the share of those that came no more than one frame period after their place.
-    late_by_two: frames that came two periods late or more.
+    deadline_hit: the share of frames that came no more than one frame period after their place (`Pace`).
+    added_latency: a frame's arrival less its place on a line that no stall moves (`Timeline`).
+    late_by_two: frames that this made two periods or more. made_to_sent: see `Seen`.
     control_to_frame: from the moment when a key was due to change to the first frame that obeys it.
     cpu_s: what the players themselves took of the processor.
     """
@@ -69,14 +76,17 @@ class Measured:
     retry_after_s: float
     broken: dict[str, int]
     frames: int
-    timed_frames: int
+    timed_frames: int  # that came once their sessions had settled
     deadline_hit: float
     late_by_two: int
     index_gaps: int
+    stalled_s: float  # how long pictures stood still, past one frame period
     added_latency_p50_s: float
     added_latency_p95_s: float
     added_latency_p99_s: float
     added_latency_max_s: float
+    made_to_sent_p50_s: float
+    made_to_sent_p99_s: float
     control_to_frame_p50_s: float
     control_to_frame_p95_s: float
     control_to_frame_p99_s: float
@@ -113,16 +123,12 @@ class Probe:
 
     async def play(self, script: Script, until_s: float, due_s: float) -> Seen:
         """Open at once, play until `until_s`, and close. due_s: when it should have begun."""
-        seen = Seen(Timeline(1 / 24))
         try:
             request = OpenRequest(seed=self._seed, model=self._model)
             session = await self._sessions.Open(request, timeout=CALL_S, metadata=bearer(self._api_key))
         except grpc.aio.AioRpcError as error:
-            refusal = refusal_in(error)
-            seen.refused_by = refusal.reason if refusal else error.code().name
-            seen.retry_after_s = (refusal.retry_after_s or 0.0) if refusal else 0.0
-            return seen
-        seen.timeline.period_s = 1 / session.model.frames_per_second
+            return Seen(Timeline(1.0), refused_by=_why(error), retry_after_s=_retry_after_s(error))
+        seen = Seen(Timeline(1 / session.model.frames_per_second))
         parts = [
             asyncio.create_task(part)
             for part in (
@@ -161,6 +167,9 @@ class Probe:
                 continue
             seen.first_frame_s = seen.first_frame_s or now_s - due_s
             timeline.frame(frame.index, frame.control_seq, now_s)
+            if frame.index % FRAMES_PER_LATENT == 1:
+                times = frame.times
+                seen.made_to_sent_s.append(times.handover_s + times.decode_s + times.encode_s + times.send_s)
             await call.write(WatchRequest(shown=Shown(frame_index=frame.index)))
 
     async def _press(self, session: Session, script: Script, seen: Seen) -> None:
@@ -175,6 +184,11 @@ class Probe:
 
         async for receipt in self._control.Send(events(), metadata=bearer(session.token)):
             seen.accepted += receipt.WhichOneof("outcome") == "accepted"
+
+
+def _retry_after_s(error: BaseException) -> float:
+    refusal = refusal_in(error)
+    return (refusal.retry_after_s or 0.0) if refusal else 0.0
 
 
 def _why(error: BaseException | None) -> str:
@@ -194,7 +208,7 @@ async def measure(
     model: str = "",
     within_s: float = 0.35,
 ) -> Measured:
-    """Let so many play together for `seconds`. within_s: in what time a control should show."""
+    """Let so many play until `seconds` after the last has come. within_s: how soon a control should show."""
     probes = [
         Probe(addresses, number, picture_format=picture_format, model=model)
         for number in range(1, players + 1)
@@ -202,9 +216,9 @@ async def measure(
     begun_s, cpu_s = time.monotonic(), time.process_time()
 
     async def one(number: int, probe: Probe) -> Seen:
-        due_s = begun_s + number * _ARRIVE_WITHIN_S / players
+        due_s = begun_s + number * ARRIVE_EVERY_S
         await asyncio.sleep(due_s - time.monotonic())
-        return await probe.play(script, begun_s + seconds, due_s)
+        return await probe.play(script, begun_s + players * ARRIVE_EVERY_S + seconds, due_s)
 
     try:
         seen = await asyncio.gather(*(one(number, probe) for number, probe in enumerate(probes)))
@@ -223,6 +237,9 @@ def summed(seen: Sequence[Seen], seconds: float, within_s: float = 0.35, cpu_s: 
     waited_s = [took_s for each in seen for took_s in each.timeline.control_to_frame_s]
     latencies_s = percentiles(added_s, 0.5, 0.95, 0.99, 1.0)
     controls_s = percentiles(waited_s, 0.5, 0.95, 0.99)
+    made_s = [took_s for each in seen for took_s in each.made_to_sent_s]
+    frames = sum(len(each.timeline.indices) for each in seen)
+    late = sum(each.timeline.pace.late_frames for each in seen)
     firsts_s = [each.first_frame_s for each in seen if each.first_frame_s]
     return Measured(
         players=len(seen),
@@ -231,15 +248,18 @@ def summed(seen: Sequence[Seen], seconds: float, within_s: float = 0.35, cpu_s: 
         refused=dict(Counter(each.refused_by for each in seen if each.refused_by)),
         retry_after_s=max((each.retry_after_s for each in seen), default=0.0),
         broken=dict(Counter(each.broken_by for each in seen if each.broken_by)),
-        frames=sum(len(each.timeline.indices) for each in seen),
+        frames=frames,
         timed_frames=len(added_s),
-        deadline_hit=round(float(np.mean(periods <= 1.0)), 6) if len(periods) else 0.0,
+        deadline_hit=round(1 - late / frames, 6) if frames else 0.0,
         late_by_two=int(np.sum(periods >= 2.0)),
         index_gaps=sum(each.timeline.index_gaps for each in seen),
+        stalled_s=round(sum(each.timeline.pace.stalled_s for each in seen), 3),
         added_latency_p50_s=latencies_s[0],
         added_latency_p95_s=latencies_s[1],
         added_latency_p99_s=latencies_s[2],
         added_latency_max_s=latencies_s[3],
+        made_to_sent_p50_s=percentiles(made_s, 0.5)[0],
+        made_to_sent_p99_s=percentiles(made_s, 0.99)[0],
         control_to_frame_p50_s=controls_s[0],
         control_to_frame_p95_s=controls_s[1],
         control_to_frame_p99_s=controls_s[2],

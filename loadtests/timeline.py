@@ -1,4 +1,4 @@
-"""`Timeline`: when a session's frames came, against the moment when each of them was due."""
+"""`Timeline` and `Pace`: when a session's frames came, against the moment when each of them was due."""
 
 import bisect
 from collections.abc import Sequence
@@ -10,6 +10,33 @@ from numpy.typing import NDArray
 Seconds = NDArray[np.float64]
 
 SETTLED_S = 3.0  # a decoder has found a session's pace by then; what came before is counted, but not timed
+
+
+@dataclass
+class Pace:
+    """The places in time of a session's frames, as `services/decoder/clock.py` has them and the SLO counts.
+
+    A frame that comes early pulls them back, and a stall moves them: it is counted once, and not for ever.
+    """
+
+    period_s: float
+    late_frames: int = 0  # that came more than one frame period after their place
+    stalled_s: float = 0.0  # how long, past that period
+    _anchor_s: float | None = None
+
+    def frame(self, index: int, now_s: float) -> float:
+        """Takes in a frame. Returns how much later than its place it came, in seconds."""
+        if index == 0:  # the first picture is there at once; the pace begins with what is generated
+            return 0.0
+        late_s = now_s - index * self.period_s - (self._anchor_s or 0.0)
+        if self._anchor_s is None or late_s < 0:
+            self._anchor_s = now_s - index * self.period_s
+            return 0.0
+        if late_s > self.period_s:
+            self.late_frames += 1
+            self.stalled_s += late_s - self.period_s
+            self._anchor_s += late_s
+        return late_s
 
 
 @dataclass
@@ -27,8 +54,13 @@ class Timeline:
     arrivals_s: list[float] = field(default_factory=list)
     control_to_frame_s: list[float] = field(default_factory=list)
     index_gaps: int = 0  # frames that never came, or came again
+    pace: Pace = field(init=False)
     _due_seqs: list[int] = field(default_factory=list)
     _due_s: list[float] = field(default_factory=list)
+    _earliest_s: float = float("inf")
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.period_s)
 
     def control(self, seq: int, due_s: float) -> None:
         """A key changes. Numbers rise."""
@@ -37,6 +69,7 @@ class Timeline:
 
     def frame(self, index: int, control_seq: int, now_s: float) -> None:
         """A frame has arrived."""
+        self.pace.frame(index, now_s)
         wanted = self.indices[-1] + 1 if self.indices else 0
         self.index_gaps += abs(index - wanted)
         self.indices.append(index)
@@ -46,14 +79,23 @@ class Timeline:
             self.control_to_frame_s += [now_s - due_s for due_s in self._due_s[:obeyed]]
             del self._due_seqs[:obeyed], self._due_s[:obeyed]
 
+    def latest_s(self, since: int) -> float:
+        """Of the frames after the first `since`, how much later than its place the latest came, as far as the
+        pace is known by now."""
+        new = zip(self.indices[since:], self.arrivals_s[since:], strict=True)
+        against_pace_s = [at_s - self.period_s * index for index, at_s in new if index]
+        self._earliest_s = min([self._earliest_s, *against_pace_s])
+        return max(against_pace_s) - self._earliest_s if against_pace_s else 0.0
+
     def added_latency_s(self) -> Seconds:
         """Of each frame that came once the session had settled: its arrival less its place in time."""
-        arrivals_s = np.array(self.arrivals_s)
+        arrivals_s: Seconds = np.array(self.arrivals_s, np.float64)
         if not len(arrivals_s):
             return arrivals_s
         against_pace_s = arrivals_s - self.period_s * np.array(self.indices)
-        settled = against_pace_s[arrivals_s >= arrivals_s[0] + self.settled_s]
-        return settled - settled.min() if len(settled) else settled
+        settled: Seconds = against_pace_s[arrivals_s >= arrivals_s[0] + self.settled_s]
+        added_s: Seconds = settled - settled.min(initial=np.inf)
+        return added_s
 
 
 def percentiles(values_s: Sequence[float] | Seconds, *shares: float) -> list[float]:
