@@ -52,6 +52,11 @@ class Addresses:
     api_key: str = field(default="", repr=False)
     ca_file: Path | None = None  # PEM, who signs their certificates; None: they are spoken to in plain text
 
+    def one_of_each(self, number: int) -> "Addresses":
+        """For a player who uses one instance of each service: players of different numbers take turns."""
+        told = (self.sessions.split(","), self.control.split(","), self.frames.split(","))
+        return Addresses(*(each[number % len(each)] for each in told), self.api_key, self.ca_file)
+
 
 @dataclass(frozen=True)
 class Script:
@@ -92,7 +97,9 @@ def add_addresses(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_addresses(options: argparse.Namespace) -> Addresses:
-    """What `add_addresses` was given."""
+    """What `add_addresses` was given. Raises BadSetting."""
+    if options.ca_file is not None and not options.ca_file.is_file():
+        raise BadSetting(f"--ca-file {options.ca_file} is no file; give the PEM of who signs the certificates")
     api_key = from_file_or_environment(options.api_key_file)
     return Addresses(options.sessions, options.control, options.frames, api_key, options.ca_file)
 

@@ -107,6 +107,7 @@ class Probe:
     def __init__(
         self, addresses: Addresses, seed: int, *, picture_format: str = "rgb8", model: str = ""
     ) -> None:
+        addresses = addresses.one_of_each(seed)
         told = (addresses.sessions, addresses.control, addresses.frames)
         # A connection of its own: channels with the same options would share one.
         own = (("grpc.use_local_subchannel_pool", 1),)
@@ -301,7 +302,11 @@ def main() -> int:
         print(refusal.message, file=sys.stderr)
         return 2
     print(measured.to_json())
-    return 0 if measured.timed_frames else 1
+    if not measured.timed_frames:
+        why = ", ".join({**measured.refused, **measured.broken}) or "no frame came"
+        print(f"nothing was measured: {why}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ class Visitor:
     """Opens a session, plays for as long as its visit lasts, and leaves in its manner."""
 
     def __init__(self, addresses: Addresses, visit: Visit, script: Script, *, model: str = "") -> None:
+        addresses = addresses.one_of_each(visit.seed)
         told = (addresses.sessions, addresses.control, addresses.frames)
         self._channels = {each: dialled(each, addresses) for each in set(told)}
         sessions, control, frames = (self._channels[each] for each in told)
@@ -176,7 +177,7 @@ class Visitor:
 
 def check(addresses: Addresses) -> None:
     """Raises ServiceError, or RpcError, where nobody could play: no service, none of ours, or a wrong key."""
-    with dialled(addresses.sessions, addresses) as channel:
+    with dialled(addresses.one_of_each(0).sessions, addresses) as channel:
         sessions: Any = SessionServiceStub(channel)
         try:
             sessions.ListModels(ListModelsRequest(), timeout=CALL_S, metadata=bearer(addresses.api_key))
