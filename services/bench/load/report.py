@@ -90,7 +90,7 @@ def plot(steps: Sequence[dict[str, Any]], out: Path) -> None:
     controls.axhline(promised_ms, color="tab:red", linestyle="--", label=f"promised: {promised_ms:.0f} ms")
     controls.set(xlabel="players", ylabel="control to frame, ms", ylim=(0, None))
     for axis in (frames, controls):
-        axis.legend(loc="lower left" if axis is frames else "upper left", fontsize="small")
+        axis.legend(loc="center left" if axis is frames else "lower right", fontsize="small")
         axis.grid(alpha=0.3)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)
