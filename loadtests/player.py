@@ -99,7 +99,9 @@ def add_addresses(parser: argparse.ArgumentParser) -> None:
 def chosen_addresses(options: argparse.Namespace) -> Addresses:
     """What `add_addresses` was given. Raises BadSetting."""
     if options.ca_file is not None and not options.ca_file.is_file():
-        raise BadSetting(f"--ca-file {options.ca_file} is no file; give the PEM of who signs the certificates")
+        raise BadSetting(
+            f"--ca-file {options.ca_file} is no file; give the PEM of who signs the certificates"
+        )
     api_key = from_file_or_environment(options.api_key_file)
     return Addresses(options.sessions, options.control, options.frames, api_key, options.ca_file)
 

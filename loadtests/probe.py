@@ -31,12 +31,12 @@ from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from loadtests.player import FORMATS, Addresses, Script, add_addresses, chosen_addresses, dialled
 from loadtests.pressing import Pressing
 from loadtests.timeline import Timeline, percentiles
+from services.comeback import FRAMES_PER_LATENT
 from services.credentials import bearer
 from services.errors import BadSetting
 from services.relay import refusal_in
 
 CALL_S = 10.0
-FRAMES_PER_LATENT = 4  # and where each latent but the first begins, a frame carries its times
 ARRIVE_EVERY_S = 0.1
 
 
@@ -168,10 +168,11 @@ class Probe:
                 continue
             seen.first_frame_s = seen.first_frame_s or now_s - due_s
             timeline.frame(frame.index, frame.control_seq, now_s)
-            if frame.index % FRAMES_PER_LATENT == 1:
+            if frame.index % FRAMES_PER_LATENT == 1:  # the first of a latent, which carries its times
                 times = frame.times
                 seen.made_to_sent_s.append(times.handover_s + times.decode_s + times.encode_s + times.send_s)
-            await call.write(WatchRequest(shown=Shown(frame_index=frame.index)))
+            if frame.index % FRAMES_PER_LATENT == 0:  # the last of a latent: the others let nothing come
+                await call.write(WatchRequest(shown=Shown(frame_index=frame.index)))
 
     async def _press(self, session: Session, script: Script, seen: Seen) -> None:
         begun_s, clock = self._clock(), self._clock

@@ -20,6 +20,7 @@ from loadtests.player import FORMATS, Addresses, Script
 from loadtests.pressing import Pressing
 from loadtests.timeline import Timeline
 from loadtests.visiting.visits import Manner, Visit
+from services.comeback import FRAMES_PER_LATENT
 from services.credentials import bearer
 from services.errors import NoEngine, PeerUnavailable, ServiceError, StoreUnavailable
 from services.relay import from_status
@@ -141,7 +142,8 @@ class Visitor:
                 if now_s >= pause_at_s:
                     gevent.sleep(self._chance.uniform(0.2, SLOW_LONGEST_S))
                     pause_at_s = self._next_pause_s(time.monotonic())
-                shown.put(frame.index)
+                if frame.index % FRAMES_PER_LATENT == 0:  # the last of a latent: the others let nothing come
+                    shown.put(frame.index)
                 patience.kill(block=False)
                 patience = gevent.spawn_later(SILENCE_S, call.cancel)
             has_waited_in_vain = False

@@ -43,7 +43,7 @@ LOCUSTFILE = Path("loadtests/locustfile.py")
 
 async def alone(options: argparse.Namespace) -> int:
     """The control plane alone."""
-    async with standing("null", options.checkpoint, options.logs) as services:
+    async with standing("null", options.checkpoint, options.logs, options.phases) as services:
         taken = await step(services, "null", options.sessions, options.seconds, Script.load(options.script))
     scraped = scrape()
     not_kept = taken.broken
@@ -68,7 +68,7 @@ async def climb(options: argparse.Namespace) -> int:
     model = "null" if options.null else "road"
     sizes = options.sizes or SIZES[model]
     steps: list[Step] = []
-    async with standing(model, options.checkpoint, options.logs) as services:
+    async with standing(model, options.checkpoint, options.logs, options.phases) as services:
         async for taken in staircase(services, model, sizes, options.seconds, Script.load(options.script)):
             steps.append(taken)
             print(_line(taken), file=sys.stderr, flush=True)
@@ -91,7 +91,7 @@ async def climb(options: argparse.Namespace) -> int:
 async def receive(options: argparse.Namespace) -> int:
     """Players who come and go, by Locust, which says what became of them and how it ends."""
     model = "null" if options.null else "road"
-    async with standing(model, options.checkpoint, options.logs) as services:
+    async with standing(model, options.checkpoint, options.logs, options.phases) as services:
         where = services.addresses
         locust = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"),
@@ -136,6 +136,12 @@ def _chosen(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--null", action="store_true", help="with the model that costs nothing")
     parser.add_argument("--sessions", type=int, default=40, help="of the control plane alone")
     parser.add_argument("--sizes", type=int, nargs="+", help="the steps of the staircase")
+    parser.add_argument(
+        "--phases",
+        type=int,
+        default=0,
+        help="of the engine: in so many groups sessions step (default: its own; 7 with the null model)",
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=float, help=f"default: 60, and {STEP_S:g} for each step")
     length.add_argument("--minutes", type=float, help="the same in minutes")
@@ -158,6 +164,8 @@ def _chosen(words: Sequence[str] | None = None) -> argparse.Namespace:
     most = 1000
     if not all(1 <= each <= most for each in (options.sessions, *(options.sizes or ()))):
         parser.error(f"sessions and sizes are from 1 to {most}")
+    if not 0 <= options.phases <= most:
+        parser.error(f"phases are from 1 to {most}, or 0 for the default")
     if options.locust and not options.visitors:
         parser.error(f"{options.locust[0]} is an option of Locust, which runs with --visitors")
     if not (options.checkpoint / "vae.safetensors").exists():

@@ -1,5 +1,7 @@
 """`standing`: the services that are put under load, one process each, and what they take of the processor."""
 
+import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,6 +20,8 @@ NULL = {"engine": "loadtests.null.engine", "decoder": "loadtests.null.decoder"}
 NULL_PHASES = 7
 # A session of the null model holds a hundred latents of 8 kB in the one process, and less in the other.
 NULL_SESSION_BYTES = 2 << 20
+# Who dialled a service before it was there dials again within a second. Until then players would be refused.
+SETTLED_S = 2.0
 
 
 @dataclass
@@ -44,13 +48,21 @@ class Standing:
 
 
 @asynccontextmanager
-async def standing(model: str, checkpoint: Path, logs: Path) -> AsyncIterator[Standing]:
-    """For as long as the block lasts, ready for players. model: `road`, which is `checkpoint`, or `null`."""
+async def standing(model: str, checkpoint: Path, logs: Path, phases: int = 0) -> AsyncIterator[Standing]:
+    """For as long as the block lasts, ready for players. model: `road`, which is `checkpoint`, or `null`.
+
+    phases: of the engine; 0: its own default, and NULL_PHASES for the null model.
+    """
     engine = {"SLOTS": str(SLOTS[model])}
     decoder: dict[str, str] = {}
     if model == "null":
-        engine |= {"PHASES": str(NULL_PHASES), "SESSION_BYTES": str(NULL_SESSION_BYTES)}
+        phases = phases or NULL_PHASES
+        engine |= {"SESSION_BYTES": str(NULL_SESSION_BYTES)}
         decoder |= {"SESSION_BYTES": str(NULL_SESSION_BYTES)}
+    if phases:
+        engine |= {"PHASES": str(phases)}
+    # What Valkey kept of an earlier run, sessions and engines too, is not this one's.
+    shutil.rmtree(logs / "appendonlydir", ignore_errors=True)
     async with fleet.running(
         logs,
         checkpoint,
@@ -62,6 +74,7 @@ async def standing(model: str, checkpoint: Path, logs: Path) -> AsyncIterator[St
         sessions, control, frames = (
             started.addresses(kind)[0] for kind in ("sessions", "control", "decoder")
         )
+        await asyncio.sleep(SETTLED_S)
         now = Standing(started, Addresses(sessions, control, frames), {}, time.monotonic())
         now.begin()
         yield now
