@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,8 +54,12 @@ class Addresses:
 
     def one_of_each(self, number: int) -> "Addresses":
         """For a player who uses one instance of each service: players of different numbers take turns."""
-        told = (self.sessions.split(","), self.control.split(","), self.frames.split(","))
-        return Addresses(*(each[number % len(each)] for each in told), self.api_key, self.ca_file)
+
+        def one(addresses: str) -> str:
+            each = addresses.split(",")
+            return each[number % len(each)]
+
+        return replace(self, sessions=one(self.sessions), control=one(self.control), frames=one(self.frames))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from loadtests.probe import Measured, Seen, summed
+from loadtests.measured import Measured, Seen, summed
 from loadtests.timeline import Timeline
 from services.bench.load import report
 from services.bench.load.steps import Step, held

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from loadtests.measured import Measured
 from loadtests.player import Script
-from loadtests.probe import ARRIVE_EVERY_S, Measured, measure
+from loadtests.probe import ARRIVE_EVERY_S, measure
 from services.bench.load.standing import Standing
 from services.monitoring.slos import CONTROL_WITHIN_S, FIRST_FRAME_WITHIN_S, SLOS
 
