@@ -182,7 +182,7 @@ def _prepare(environment: Environment, **_: Any) -> None:
         )
     try:
         run = Run(options)
-        check(run.addresses)
+        check(run.addresses, run.model)
     except (ValueError, BadSetting, ServiceError) as error:
         sys.exit(f"cannot begin: {error}")
     except grpc.RpcError as error:

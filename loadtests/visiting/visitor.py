@@ -14,7 +14,7 @@ from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.frame_pb2_grpc import FrameServiceStub
-from livevideo.v1.session_pb2 import CloseRequest, ListModelsRequest, OpenRequest, Session
+from livevideo.v1.session_pb2 import CloseRequest, OpenRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from loadtests.player import FORMATS, Addresses, Script
 from loadtests.pressing import Pressing
@@ -109,7 +109,7 @@ class Visitor:
             opened = self._sessions.Open(request, timeout=CALL_S, metadata=bearer(self._api_key))
         except grpc.RpcError as error:
             refusal = refusal_of(error)
-            if refusal and refusal.retry_after_s is not None and not isinstance(refusal, _WANTING):
+            if refusal and _is_for_later(refusal):
                 audience.refused(refusal.reason, time.monotonic() - due_s)
             else:
                 audience.failed("Open", refusal or error)
@@ -177,14 +177,20 @@ class Visitor:
             yield ControlEvent(session_id=session.session_id, seq=seq, keys=Keys(down=down))
 
 
-def check(addresses: Addresses) -> None:
-    """Raises ServiceError, or RpcError, where nobody could play: no service, none of ours, or a wrong key."""
+def check(addresses: Addresses, model: str) -> None:
+    """Opens a session and closes it. Raises ServiceError, or RpcError, where nobody could play: there is no
+    service, or none of ours, or the key or the model is wrong."""
     with dialled(addresses.one_of_each(0).sessions, addresses) as channel:
         sessions: Any = SessionServiceStub(channel)
         try:
-            sessions.ListModels(ListModelsRequest(), timeout=CALL_S, metadata=bearer(addresses.api_key))
+            key = bearer(addresses.api_key)
+            session = sessions.Open(OpenRequest(model=model), timeout=CALL_S, metadata=key)
+            closing = CloseRequest(session_id=session.session_id)
+            sessions.Close(closing, timeout=CALL_S, metadata=bearer(session.token))
         except grpc.RpcError as error:
-            raise refusal_of(error) or error from error
+            refusal = refusal_of(error)
+            if refusal is None or not _is_for_later(refusal):
+                raise refusal or error from error
 
 
 def dialled(address: str, addresses: Addresses) -> grpc.Channel:
@@ -198,6 +204,10 @@ def dialled(address: str, addresses: Addresses) -> grpc.Channel:
 def refusal_of(error: grpc.RpcError) -> ServiceError | None:
     """What a service of ours said; None: that was none of ours."""
     return from_status(cast(grpc.aio.AioRpcError, error))  # both kinds of call say the same
+
+
+def _is_for_later(refusal: ServiceError) -> bool:
+    return refusal.retry_after_s is not None and not isinstance(refusal, _WANTING)
 
 
 def _said(session_id: str, shown: "queue.SimpleQueue[int | None]") -> Iterator[WatchRequest]:
