@@ -97,17 +97,16 @@ def add_addresses(parser: argparse.ArgumentParser) -> None:
     for name in ("sessions", "control", "frames"):
         parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT[,HOST:PORT]")
     parser.add_argument("--api-key-file", default="", help="the tenant's key (default: AAPT_API_KEY)")
-    parser.add_argument("--ca-file", type=Path, help="PEM, who signs the services' certificates")
+    parser.add_argument("--ca-file", default="", help="PEM, who signs the services' certificates")
 
 
 def chosen_addresses(options: argparse.Namespace) -> Addresses:
     """What `add_addresses` was given. Raises BadSetting."""
-    if options.ca_file is not None and not options.ca_file.is_file():
-        raise BadSetting(
-            f"--ca-file {options.ca_file} is no file; give the PEM of who signs the certificates"
-        )
+    ca_file = Path(options.ca_file) if options.ca_file else None
+    if ca_file is not None and not ca_file.is_file():
+        raise BadSetting(f"--ca-file {ca_file} is no file; give the PEM of who signs the certificates")
     api_key = from_file_or_environment(options.api_key_file)
-    return Addresses(options.sessions, options.control, options.frames, api_key, options.ca_file)
+    return Addresses(options.sessions, options.control, options.frames, api_key, ca_file)
 
 
 class Driver(Protocol):

@@ -54,6 +54,7 @@ class Run:
 class Player(User):
     """Plays one visit, and is gone."""
 
+    host = "as --sessions, --control and --frames say"  # shown on Locust's page, and nothing else
     wait_time = constant(0)
     run_of: ClassVar[Run | None] = None
 
