@@ -9,6 +9,7 @@ from PIL import Image
 from loadtests.measured import Measured, Seen, summed
 from loadtests.timeline import Timeline
 from services.bench.load import report
+from services.bench.load.__main__ import chosen
 from services.bench.load.steps import Step, held
 
 CORES = {"engine": 0.2, "decoder": 0.4, "sessions": 0.1, "players": 0.3}
@@ -67,3 +68,29 @@ def test_the_report_has_every_step_and_its_picture(tmp_path: Path) -> None:
     with Image.open(tmp_path / "docs/load-road.png") as picture:
         assert picture.size == (900, 324)
     assert not (tmp_path / "docs/load-null.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--seconds nan", "it must be 5 to 86400"),
+        ("--minutes -1", "it must be 5 to 86400"),
+        ("--sessions 0", "from 1 to 1000"),
+        ("--staircase --sizes 4 0", "from 1 to 1000"),
+        ("--phases -1", "phases are from 1 to 1000"),
+        ("--checkpoint nowhere", "there is no checkpoint in nowhere"),
+        ("--staircase --visitors", "not allowed with"),
+        ("-- --users", "which runs with --visitors"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        chosen(words.split())
+    assert said in capsys.readouterr().err
+
+
+def test_a_step_lasts_as_long_as_it_was_asked_to() -> None:
+    asked = {"": 60.0, "--staircase": 45.0, "--minutes 2": 120.0, "--visitors --seconds 9": 9.0}
+    assert {words: chosen(words.split()).seconds for words in asked} == asked

@@ -45,22 +45,6 @@ async def test_visitors_come_and_go_and_what_was_promised_to_them_is_counted(tmp
     assert numbers["kept"].keys() >= {"frame_on_time", "first_frame", "control_to_frame"}, complained
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--seconds", "nan"), "it must be 5 to 86400"),
-        (("--sessions", "0"), "from 1 to 1000"),
-        (("--checkpoint", "nowhere"), "there is no checkpoint in nowhere"),
-        (("--", "--users"), "which runs with --visitors"),
-    ],
-)
-async def test_what_cannot_be_is_refused_in_a_sentence(options: tuple[str, ...], said: str) -> None:
-    code, _, complained = await load(*options)
-    assert code == 2
-    assert said in complained
-    assert "Traceback" not in complained
-
-
 async def test_locust_says_so_where_there_is_nobody() -> None:
     locust = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "locust", "-f", "loadtests/locustfile.py", "--headless"),

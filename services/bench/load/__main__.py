@@ -124,7 +124,8 @@ def _is_real_time() -> bool:
     return os.sched_getscheduler(0) in (os.SCHED_RR, os.SCHED_FIFO)
 
 
-def _chosen(words: Sequence[str] | None = None) -> argparse.Namespace:
+def chosen(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options; a sentence and the end of the process for what cannot be."""
     parser = argparse.ArgumentParser(
         prog="python -m services.bench.load",
         description=__doc__,
@@ -174,7 +175,7 @@ def _chosen(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    options = _chosen()
+    options = chosen()
     app.set_in_stone()  # a pause of the players would be taken for one of the services
     kind = climb if options.staircase else receive if options.visitors else alone
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
