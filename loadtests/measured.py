@@ -32,7 +32,8 @@ class Seen:
 class Measured:
     """What all players saw between them.
 
-    deadline_hit: the share of frames that came no more than one frame period after their place (`Pace`).
+    deadline_hit: the share of frames that came no more than one frame period after their place (`Pace`);
+    those that never came did not.
     added_latency: a frame's arrival less its place on a line that no stall moves (`Timeline`).
     late_by_two: frames that this made two periods or more. made_to_sent: see `Seen`.
     control_to_frame: from the moment when a key was due to change to the first frame that obeys it.
@@ -81,8 +82,9 @@ def summed(seen: Sequence[Seen], seconds: float, within_s: float = 0.35, cpu_s: 
     latencies_s = percentiles(added_s, 0.5, 0.95, 0.99, 1.0)
     controls_s = percentiles(waited_s, 0.5, 0.95, 0.99)
     made_s = [took_s for each in seen for took_s in each.made_to_sent_s]
+    missing = sum(each.timeline.missing for each in seen)
     frames = sum(len(each.timeline.indices) for each in seen)
-    late = sum(each.timeline.pace.late_frames for each in seen)
+    late = sum(each.timeline.pace.late_frames for each in seen) + missing
     firsts_s = [each.first_frame_s for each in seen if each.first_frame_s]
     return Measured(
         players=len(seen),
@@ -93,7 +95,7 @@ def summed(seen: Sequence[Seen], seconds: float, within_s: float = 0.35, cpu_s: 
         broken=dict(Counter(each.broken_by for each in seen if each.broken_by)),
         frames=frames,
         timed_frames=len(added_s),
-        deadline_hit=round(1 - late / frames, 6) if frames else 0.0,
+        deadline_hit=round(1 - late / (frames + missing), 6) if frames else 0.0,
         late_by_two=int(np.sum(periods >= 2.0)),
         index_gaps=sum(each.timeline.index_gaps for each in seen),
         stalled_s=round(sum(each.timeline.pace.stalled_s for each in seen), 3),

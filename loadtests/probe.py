@@ -79,7 +79,10 @@ class Probe:
             failed = [part for part in parts[:2] if part.done()]
             if failed:
                 seen.broken_by = _why(failed[0].exception())
+            elif not seen.timeline.indices:
+                seen.broken_by = "no frame came"
         finally:
+            seen.timeline.end(self._clock())
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)

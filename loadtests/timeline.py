@@ -1,6 +1,7 @@
 """`Timeline` and `Pace`: when a session's frames came, against the moment when each of them was due."""
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 Seconds = NDArray[np.float64]
 
+UNANSWERED_S = 1.0  # a control that has waited for so long at the end counts, though its frame never came
 SETTLED_S = 3.0  # a decoder has found a session's pace by then; what came before is counted, but not timed
 
 
@@ -38,6 +40,10 @@ class Pace:
             self._anchor_s += late_s
         return late_s
 
+    def place_s(self, index: int) -> float:
+        """Where frame `index` has its place. Infinite where no pace is known yet."""
+        return math.inf if self._anchor_s is None else self._anchor_s + index * self.period_s
+
 
 @dataclass
 class Timeline:
@@ -58,6 +64,7 @@ class Timeline:
     _due_seqs: list[int] = field(default_factory=list)
     _due_s: list[float] = field(default_factory=list)
     _earliest_s: float = float("inf")
+    _ended_s: float | None = None
 
     def __post_init__(self) -> None:
         self.pace = Pace(self.period_s)
@@ -70,14 +77,23 @@ class Timeline:
     def frame(self, index: int, control_seq: int, now_s: float) -> None:
         """A frame has arrived."""
         self.pace.frame(index, now_s)
-        wanted = self.indices[-1] + 1 if self.indices else 0
-        self.index_gaps += abs(index - wanted)
+        self.index_gaps += abs(index - self._next_index)
         self.indices.append(index)
         self.arrivals_s.append(now_s)
         if self._due_seqs and self._due_seqs[0] <= control_seq:
             obeyed = bisect.bisect_right(self._due_seqs, control_seq)
             self.control_to_frame_s += [now_s - due_s for due_s in self._due_s[:obeyed]]
             del self._due_seqs[:obeyed], self._due_s[:obeyed]
+
+    def end(self, now_s: float) -> None:
+        """Nobody watches any more. What was due by now and has not come has waited until now at the least."""
+        self._ended_s = now_s
+        self.control_to_frame_s += [now_s - due_s for due_s in self._due_s if now_s - due_s > UNANSWERED_S]
+
+    @property
+    def missing(self) -> int:
+        """How many frames had their place more than one frame period before the end, and never came."""
+        return int(np.sum(self._owed_s(self.pace.place_s(self._next_index)) > self.period_s))
 
     def latest_s(self, since: int) -> float:
         """Of the frames after the first `since`, how much later than its place the latest came, as far as the
@@ -94,8 +110,21 @@ class Timeline:
             return arrivals_s
         against_pace_s = arrivals_s - self.period_s * np.array(self.indices)
         settled: Seconds = against_pace_s[arrivals_s >= arrivals_s[0] + self.settled_s]
-        added_s: Seconds = settled - settled.min(initial=np.inf)
+        line_s = float(settled.min(initial=np.inf))
+        owed_s = self._owed_s(line_s + self.period_s * self._next_index)
+        added_s: Seconds = np.concatenate([settled - line_s, owed_s])
         return added_s
+
+    @property
+    def _next_index(self) -> int:
+        return self.indices[-1] + 1 if self.indices else 0
+
+    def _owed_s(self, due_s: float) -> Seconds:
+        """How long each frame has been waited for in vain, of which the first was due at `due_s`."""
+        waited_s = -math.inf if self._ended_s is None else self._ended_s - due_s
+        frames = max(0, math.ceil(waited_s / self.period_s)) if math.isfinite(waited_s) else 0
+        owed_s: Seconds = waited_s - self.period_s * np.arange(frames, dtype=np.float64)
+        return owed_s
 
 
 def percentiles(values_s: Sequence[float] | Seconds, *shares: float) -> list[float]:

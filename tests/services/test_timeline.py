@@ -73,6 +73,25 @@ def test_a_frame_that_comes_early_pulls_the_pace_back() -> None:
     assert pace.frame(3, 10.08) == pytest.approx(0.01)
 
 
+def test_frames_that_never_came_have_waited_until_the_end() -> None:
+    """Or a world that stands still for good would be in time."""
+    timeline = seen({}, frames=100)
+    timeline.end(100 + 100 * PERIOD_S - 0.001)
+    assert (timeline.missing, len(timeline.added_latency_s())) == (0, 75)
+    timeline.end(100 + 104.5 * PERIOD_S)
+    assert timeline.missing == 4  # 100 to 103; 104 is late by half a period
+    assert float(timeline.added_latency_s().max()) == pytest.approx(4.5 * PERIOD_S)
+    assert summed([Seen(timeline)], 4.0).deadline_hit == pytest.approx(100 / 104, abs=1e-5)
+
+
+def test_a_control_that_was_never_obeyed_has_waited_until_the_end() -> None:
+    timeline = Timeline(PERIOD_S)
+    timeline.control(1, due_s=100.0)
+    timeline.control(2, due_s=108.9)
+    timeline.end(109.0)
+    assert timeline.control_to_frame_s == [9.0]
+
+
 def test_what_all_players_saw_is_weighed_by_frames() -> None:
     measured = summed([Seen(seen({150: 0.1})), Seen(seen({})), Seen(Timeline(1.0), refused_by="full")], 8.0)
     assert (measured.players, measured.sessions, measured.refused) == (3, 2, {"full": 1})
