@@ -13,13 +13,14 @@ RAY ?=
 SHARDS ?=
 REPLICAS ?=
 
-.PHONY: help play record train ablations bench faults gpu-check rules client chart test lint fuzz format protos clean
+.PHONY: help play record train ablations bench faults load gpu-check rules client chart test lint fuzz format protos clean
 
 help:
 	@echo 'make play     start everything and print where to play;   ARGS="--help" for the rest'
 	@echo 'make play RAY=1 SHARDS=2   the same with the engine on Ray, here or at RAY_ADDRESS, on so many ranks'
 	@echo 'make bench    measure this machine, for half an hour; ARGS="--minutes 1 --crowds" for a short one'
 	@echo 'make faults   kill, stop and cut off services while players play; ARGS="--kills 20 --runs 1" for a short one'
+	@echo 'make load     how many players the services hold;         ARGS="--staircase" for the model that is shipped'
 	@echo 'make rules    render the alerts and dashboards into deploy/; ARGS="--check" writes nothing'
 	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
 	@echo 'make client   build the wheel of the Python client into out/'
@@ -49,6 +50,9 @@ bench: .venv/installed gen/generated
 
 faults: .venv/installed gen/generated
 	@$(BIN)/python -m services.bench.faults $(ARGS)
+
+load: .venv/with-load gen/generated
+	@$(BIN)/python -m services.bench.load $(ARGS)
 
 rules: .venv/with-monitoring
 	@$(BIN)/python -m services.monitoring $(ARGS)
@@ -133,6 +137,11 @@ clean:
 	@$(PIP) --quiet --editable '.[monitoring]'
 	@touch $@
 
+.venv/with-load: .venv/installed
+	@echo 'Installing Locust, and what draws plots'
+	@$(PIP) --quiet --editable 'libs/aapt[evals]' --editable '.[load]'
+	@touch $@
+
 .venv/with-fuzz: .venv/developing
 	@echo 'Installing the fuzzer'
 	@$(PIP) --quiet --editable '.[fuzz]'
@@ -146,7 +155,7 @@ clean:
 
 .venv/developing: .venv/installed
 	@echo 'Installing what developers need: tests, linters, recorders, plots, Ray'
-	@$(PIP) --quiet --editable 'libs/aapt[worlds,train,evals]' --editable '.[dev,browser,ray,monitoring]'
+	@$(PIP) --quiet --editable 'libs/aapt[worlds,train,evals]' --editable '.[dev,browser,ray,monitoring,load]'
 	@touch $@
 
 gen/generated: .venv/installed $(PROTOS)

@@ -11,9 +11,9 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +52,15 @@ class Addresses:
     api_key: str = field(default="", repr=False)
     ca_file: Path | None = None  # PEM, who signs their certificates; None: they are spoken to in plain text
 
+    def one_of_each(self, number: int) -> "Addresses":
+        """For a player who uses one instance of each service: players of different numbers take turns."""
+
+        def one(addresses: str) -> str:
+            each = addresses.split(",")
+            return each[number % len(each)]
+
+        return replace(self, sessions=one(self.sessions), control=one(self.control), frames=one(self.frames))
+
 
 @dataclass(frozen=True)
 class Script:
@@ -88,13 +97,16 @@ def add_addresses(parser: argparse.ArgumentParser) -> None:
     for name in ("sessions", "control", "frames"):
         parser.add_argument(f"--{name}", default="127.0.0.1:50051", metavar="HOST:PORT[,HOST:PORT]")
     parser.add_argument("--api-key-file", default="", help="the tenant's key (default: AAPT_API_KEY)")
-    parser.add_argument("--ca-file", type=Path, help="PEM, who signs the services' certificates")
+    parser.add_argument("--ca-file", default="", help="PEM, who signs the services' certificates")
 
 
 def chosen_addresses(options: argparse.Namespace) -> Addresses:
-    """What `add_addresses` was given."""
+    """What `add_addresses` was given. Raises BadSetting."""
+    ca_file = Path(options.ca_file) if options.ca_file else None
+    if ca_file is not None and not ca_file.is_file():
+        raise BadSetting(f"--ca-file {ca_file} is no file; give the PEM of who signs the certificates")
     api_key = from_file_or_environment(options.api_key_file)
-    return Addresses(options.sessions, options.control, options.frames, api_key, options.ca_file)
+    return Addresses(options.sessions, options.control, options.frames, api_key, ca_file)
 
 
 class Driver(Protocol):
@@ -115,7 +127,7 @@ class Player:
         told = (addresses.sessions, addresses.control, addresses.frames)
         sessions, controls, frames = (each.split(",") for each in told)
         reached = {*sessions, *controls, *frames}
-        self._channels = {address: _dialled(address, addresses.ca_file) for address in reached}
+        self._channels = {address: dialled(address, addresses.ca_file) for address in reached}
         self._api_key = addresses.api_key
         self._sessions = SessionServiceStub(self._channels[sessions[0]])
         self._controls = [ControlServiceStub(self._channels[each]) for each in controls]
@@ -219,10 +231,11 @@ class Player:
             pressing.cancel()
 
 
-def _dialled(address: str, ca_file: Path | None) -> grpc.aio.Channel:
+def dialled(address: str, ca_file: Path | None, options: Sequence[tuple[str, Any]] = ()) -> grpc.aio.Channel:
+    """A channel to a service, by TLS where it is known who signs its certificate."""
     if ca_file is None:
-        return grpc.aio.insecure_channel(address)
-    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()))
+        return grpc.aio.insecure_channel(address, options)
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(ca_file.read_bytes()), options)
 
 
 def _advance(progress: "tqdm[Any]") -> None:

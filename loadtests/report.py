@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from livevideo.v1.frame_pb2 import Frame
+from loadtests.timeline import Pace
 
 STAGES = ("control_path", "tick_wait", "step", "handover", "decode", "encode", "send")
 
@@ -57,13 +58,15 @@ class Measurements:
     controls_sent: int = 0
     controls_accepted: int = 0
     controls_obeyed: int = 0
-    late_frames: int = 0
     index_gaps: int = 0
     duplicates: int = 0
     comebacks: int = 0
     longest_gap_s: float = 0.0
     _next_index: int = 0
-    _anchor_s: float = 0.0
+    pace: Pace = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self.period_s)
 
     def control(self, seq: int, now_s: float) -> None:
         """A control leaves."""
@@ -78,7 +81,7 @@ class Measurements:
         self._next_index = frame.index + 1
         if self.arrivals_s:
             self.longest_gap_s = max(self.longest_gap_s, now_s - self.arrivals_s[-1])
-        self._place(frame.index, now_s)
+        self.pace.frame(frame.index, now_s)
         self.arrivals_s.append(now_s)
         for seq in [seq for seq in self.sent_at_s if seq <= frame.control_seq]:
             self.control_to_frame_s.append(now_s - self.sent_at_s.pop(seq))
@@ -86,16 +89,6 @@ class Measurements:
             for stage in STAGES:
                 if took_s := getattr(frame.times, f"{stage}_s"):  # 0: not measured for this latent
                     self.stages_s[stage].append(took_s)
-
-    def _place(self, index: int, now_s: float) -> None:
-        if index == 0:  # the first picture is there at once; the pace begins with what is generated
-            return
-        due_s = self._anchor_s + index * self.period_s
-        if not self._anchor_s or now_s < due_s:
-            self._anchor_s = now_s - index * self.period_s
-        elif now_s > due_s + self.period_s:
-            self.late_frames += 1
-            self._anchor_s = now_s - index * self.period_s
 
     def report(self) -> Report:
         """What it amounts to. Raises ValueError where not even two frames came."""
@@ -108,7 +101,7 @@ class Measurements:
             frames=len(self.arrivals_s),
             seconds=round(seconds, 3),
             fps=round((len(generated) - 1) / seconds, 3),
-            late_ratio=round(self.late_frames / len(generated), 5),
+            late_ratio=round(self.pace.late_frames / len(generated), 5),
             longest_gap_s=round(self.longest_gap_s, 4),
             control_to_frame_p50_s=percentile(self.control_to_frame_s, 0.5),
             control_to_frame_p95_s=percentile(self.control_to_frame_s, 0.95),

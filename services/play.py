@@ -41,6 +41,7 @@ async def play(settings: Settings, *, opens_browser: bool) -> None:
 async def _serve(settings: Settings, opens_browser: bool) -> None:
     """Ends only by a ServiceError, when the world can no longer be played."""
     async with running(settings) as addresses:
+        app.set_in_stone()
         print(f"\n  A world is awake. Drive it with the arrow keys:\n\n    page   {addresses.page}")
         print(f"    gRPC   {addresses.grpc}")
         if addresses.admin:
@@ -61,6 +62,7 @@ async def check(settings: Settings, seconds: float) -> dict[str, Any]:
     Raises RuntimeError where the player could not play.
     """
     async with running(settings) as addresses:
+        app.set_in_stone()
         address = addresses.grpc
         player = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "loadtests.player", "--script", "road-lap", "--seconds", f"{seconds:g}"),

@@ -21,6 +21,7 @@ from services import app, status, telemetry
 from services.app import Host, Service
 from services.control.service import ControlService
 from services.control.service import Settings as ControlSettings
+from services.decoder.codec import streaming
 from services.decoder.service import DecoderService
 from services.decoder.service import Settings as DecoderSettings
 from services.engine.launch import deployed, until_ended
@@ -148,7 +149,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         sessions,
         ControlService(ControlSettings(address=address, sessions_address=internal, tls=settings.tls)),
         DecoderService(
-            model.vae,
+            streaming(model.vae),
             DecoderSettings(
                 address=address, sessions_address=internal, headroom=DECODER_HEADROOM, tls=settings.tls
             ),

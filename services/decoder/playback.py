@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from aapt.shapes import FRAMES_PER_LATENT, first_frame
-from aapt.vae.streaming import StreamingVAE
 from livevideo.v1.engine_pb2 import Latent, Seated, StageTimes
-from livevideo.v1.frame_pb2 import Frame, Watching, WatchResponse
+from livevideo.v1.frame_pb2 import Watching, WatchResponse
 from livevideo.v1.session_pb2 import Session
 from services import telemetry
 from services.decoder.clock import FrameClock, Place
+from services.decoder.codec import Codec
 from services.decoder.continuity import Continuity
 from services.decoder.encoders import Encoder, Picture
 from services.decoder.outcome import outcome
@@ -52,7 +52,7 @@ class Playback:
         self,
         source: LatentSource,
         session: Session,
-        codec: StreamingVAE,
+        codec: Codec,
         encoder: Encoder,
         clock: FrameClock,
         continuity: Continuity,
@@ -137,9 +137,9 @@ class Playback:
                 place = self._clock.place(index, said.ready_s, now_s)
                 if place.send_at_s > now_s:
                     await asyncio.sleep(place.send_at_s - now_s)
-                frame = self._frame(index, said, picture, place, is_first=i == 0)
+                response = self._response(index, said, picture, place, is_first=i == 0)
                 self._sent = index + 1
-                yield WatchResponse(frame=frame)
+                yield response
         if said.error is not None:
             if outcome(said.error) == "failed":
                 self._continuity.broken(time.monotonic())
@@ -153,19 +153,20 @@ class Playback:
             self._continuity.broken(time.monotonic())
             raise
 
-    def _frame(
+    def _response(
         self, index: int, rendered: Rendered, picture: Picture, place: Place, *, is_first: bool
-    ) -> Frame:
+    ) -> WatchResponse:
         now_s = time.monotonic()
         latent = rendered.latent
         self._continuity.sent(index, now_s - place.due_s, now_s)
-        frame = Frame(
-            index=index,
-            control_seq=latent.control_seq,
-            picture=picture.content,
-            is_key=picture.is_key,
-            lateness_s=max(0.0, now_s - place.due_s),
-        )
+        # Filled in place: a frame that is put into a response is copied there, by writing and reading it.
+        response = WatchResponse()
+        frame = response.frame
+        frame.index = index
+        frame.control_seq = latent.control_seq
+        frame.picture = picture.content
+        frame.is_key = picture.is_key
+        frame.lateness_s = max(0.0, now_s - place.due_s)
         if is_first:
             frame.times.CopyFrom(
                 StageTimes(
@@ -183,7 +184,7 @@ class Playback:
             if latent.control_received_at_s:
                 frame.control_to_frame_s = max(0.0, time.time() - latent.control_received_at_s)
                 self._continuity.obeyed(index, frame.control_to_frame_s, place.due_s)
-        return frame
+        return response
 
     def _render(self, latent: Latent) -> Rendered:
         start_s = time.monotonic()

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,8 +13,6 @@ import grpc
 import torch
 
 from aapt.shapes import FRAMES_PER_LATENT, latent_of
-from aapt.vae.model import VideoVAE
-from aapt.vae.streaming import StreamingVAE, for_serving
 from livevideo.v1 import frame_pb2_grpc, resume_pb2_grpc, session_pb2_grpc
 from livevideo.v1.frame_pb2 import WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import SESSION_STATE_CLOSED, GetRequest, Session
@@ -23,6 +21,7 @@ from services.app import Context, open_channel
 from services.channel import Channel
 from services.credentials import carried
 from services.decoder.clock import FrameClock
+from services.decoder.codec import Codec
 from services.decoder.continuity import Continuity
 from services.decoder.encoders import encoder_for
 from services.decoder.outcome import viewing
@@ -85,8 +84,9 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
 
     name = "decoder"
 
-    def __init__(self, vae: VideoVAE, settings: Settings) -> None:
-        self._vae = for_serving(vae)
+    def __init__(self, codec: Callable[[], Codec], settings: Settings) -> None:
+        """codec: makes one for each viewer."""
+        self._codec = codec
         self._settings = settings
         self._executor = ThreadPoolExecutor(
             settings.codec_threads, "codec", torch.set_num_threads, (settings.torch_threads,)
@@ -207,7 +207,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         return Playback(
             source,
             session,
-            StreamingVAE(self._vae),
+            self._codec(),
             encoder,
             FrameClock(model.frames_per_second, settings.playout_delay_s),
             continuity,

@@ -107,6 +107,7 @@ class EngineReplica:
             readiness=readiness,
         )
         port = (await self._host.start()).rpartition(":")[-1]
+        app.set_in_stone()
         self._service.reached_at(f"{_advertised_host(settings)}:{port}")
         self._watching = asyncio.create_task(self._watch())
 

@@ -1,6 +1,7 @@
 """What every service gets from its host."""
 
 import asyncio
+import gc
 import json
 import logging
 import socket
@@ -18,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from livevideo.v1 import control_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from services import errors, status, telemetry
-from services.app import Host, Service, until_one_ends
+from services.app import Host, Service, set_in_stone, until_one_ends
 from services.errors import BadSetting, EngineFull, PortTaken, ServiceError
 from services.relay import from_status, kinds
 from services.settings import settings_from_env
@@ -248,3 +249,12 @@ async def test_every_refusal_arrives_as_what_it_was(
 async def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(BadSetting, match="must be host:port"):
         await Host(Echo(), address=address).start()
+
+
+def test_what_a_ready_process_has_made_is_not_looked_through_again() -> None:
+    try:
+        set_in_stone()
+        assert gc.get_freeze_count() > 10_000
+        assert len(gc.get_objects()) < 1000
+    finally:
+        gc.unfreeze()

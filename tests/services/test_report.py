@@ -25,7 +25,7 @@ def test_an_even_stream_is_at_full_pace_with_nothing_late() -> None:
 
 def test_one_stall_is_counted_once() -> None:
     stalled = measured([0.0, *(i * PERIOD_S + (0.3 if i > 50 else 0) for i in range(1, 101))])
-    assert stalled.late_frames == 1
+    assert stalled.pace.late_frames == 1
     assert stalled.report().longest_gap_s == pytest.approx(0.3 + PERIOD_S, abs=1e-3)
 
 

@@ -16,6 +16,7 @@ from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8, Shown, WatchRequest, Watch
 from livevideo.v1.session_pb2 import AnnounceRequest, OpenRequest
 from services import errors
 from services.app import Context, Service
+from services.decoder.codec import streaming
 from services.decoder.service import DecoderService, Settings
 from services.relay import from_status
 from tests.services.asking import Sessions
@@ -67,7 +68,7 @@ class NotedDecoder(DecoderService):
     """Remembers the tasks of its calls."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(VideoVAE(DEBUG.vae).eval(), settings)
+        super().__init__(streaming(VideoVAE(DEBUG.vae).eval()), settings)
         self.calls: list[asyncio.Task[Any]] = []
 
     async def Watch(  # type: ignore[override]

@@ -17,6 +17,7 @@ from services import app
 from services.control.service import ControlService
 from services.control.service import Settings as ControlSettings
 from services.credentials import bearer
+from services.decoder.codec import streaming
 from services.decoder.service import DecoderService
 from services.decoder.service import Settings as DecoderSettings
 from services.engine.model import described
@@ -75,7 +76,7 @@ class Fleet:
             self.engines.append(engine)
             engine.reached_at(await self._host(name, engine))
             decoder = DecoderSettings(sessions_address=sessions, tls=self.tls(f"decoder-{number}"))
-            await self._host(f"decoder-{number}", DecoderService(self._model.vae, decoder))
+            await self._host(f"decoder-{number}", DecoderService(streaming(self._model.vae), decoder))
         async with asyncio.timeout(READY_S):
             while not (await self.sessions.ListModels(ListModelsRequest())).models:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

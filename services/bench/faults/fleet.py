@@ -94,17 +94,24 @@ def target(addresses: Iterable[str]) -> str:
 
 @asynccontextmanager
 async def running(
-    folder: Path, checkpoint: Path, size: Size, settings: Mapping[str, Mapping[str, str]] | None = None
+    folder: Path,
+    checkpoint: Path,
+    size: Size,
+    settings: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    modules: Mapping[str, str] | None = None,
+    has_links: bool = True,
 ) -> AsyncIterator[Fleet]:
     """A fleet for as long as the block lasts, ready for players. Logs and Valkey's file go to `folder`.
 
-    settings: for the environment of each kind, by its name.
+    settings: for the environment of each kind, by its name. modules: what a kind runs instead of our own
+    service. has_links: without them services call each other directly, and nothing can be cut.
     """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 (before anything else runs)
     shutil.rmtree(folder / AOF_FOLDER, ignore_errors=True)  # of another fleet
     fleet = Fleet(folder)
     try:
-        await _built(fleet, checkpoint, size)
+        await _built(fleet, checkpoint, size, modules or {}, has_links)
         for kind, chosen in (settings or {}).items():
             for process in fleet.of(kind):
                 process.environ.update(chosen)
@@ -115,8 +122,12 @@ async def running(
         await asyncio.gather(*(link.close() for link in fleet.links.values()))
 
 
-async def _built(fleet: Fleet, checkpoint: Path, size: Size) -> None:
+async def _built(
+    fleet: Fleet, checkpoint: Path, size: Size, modules: Mapping[str, str], has_links: bool
+) -> None:
     async def linked(caller: str, called: Process) -> str:
+        if not has_links:
+            return called.address
         link = fleet.links[caller, called.name] = Link(called.address)
         await link.open()
         return link.address
@@ -124,6 +135,9 @@ async def _built(fleet: Fleet, checkpoint: Path, size: Size) -> None:
     def add(process: Process) -> Process:
         fleet.processes[process.name] = process
         return process
+
+    def add_service(name: str, environ: Mapping[str, str]) -> Process:
+        return add(service(name, environ, fleet.folder, modules.get(name.partition("-")[0], "")))
 
     async def sessions_for(caller: str, number: int) -> dict[str, str]:
         """Instances take turns in being the first that is called."""
@@ -135,14 +149,14 @@ async def _built(fleet: Fleet, checkpoint: Path, size: Size) -> None:
     played = {"CHECKPOINT": str(checkpoint), "DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
     for number in range(1, size.sessions + 1):
         name = f"sessions-{number}"
-        add(service(name, {"REDIS_URL": f"redis://{await linked(name, valkey)}"}, fleet.folder))
+        add_service(name, {"REDIS_URL": f"redis://{await linked(name, valkey)}"})
     for number in range(1, size.controls + 1):
         name = f"control-{number}"
-        add(service(name, await sessions_for(name, number), fleet.folder))
+        add_service(name, await sessions_for(name, number))
     for number in range(1, size.engines + 1):
         name = f"engine-{number}"
-        engine = add(service(name, played | await sessions_for(name, number), fleet.folder))
+        engine = add_service(name, played | await sessions_for(name, number))
         engine.environ["ADVERTISED_ADDRESS"] = await linked("decoder", engine)
     for number in range(1, size.decoders + 1):
         name = f"decoder-{number}"
-        add(service(name, played | await sessions_for(name, number), fleet.folder))
+        add_service(name, played | await sessions_for(name, number))

@@ -58,6 +58,13 @@ class Process:
                     raise RuntimeError(f"{self.name} ended before it served; see {self._log}")
                 await asyncio.sleep(0.05)
 
+    def cpu_s(self) -> float:
+        """What it has taken of the processor in this life. 0 where there is no /proc."""
+        if self._child is None or not (told := Path(f"/proc/{self._child.pid}/stat")).exists():
+            return 0.0
+        words = told.read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
     def send(self, number: signal.Signals) -> None:
         """SIGKILL, SIGSTOP, SIGCONT or SIGTERM."""
         if self.is_running:
@@ -112,9 +119,10 @@ class Valkey(Process):
         return answer.startswith(b"+PONG")
 
 
-def service(name: str, environ: Mapping[str, str], folder: Path) -> Process:
-    """`name` is a kind of service and a number: engine-1 runs `services.engine`."""
-    return Process(name, [sys.executable, "-m", f"services.{name.partition('-')[0]}"], environ, folder)
+def service(name: str, environ: Mapping[str, str], folder: Path, module: str = "") -> Process:
+    """`name` is a kind of service and a number: engine-1 runs `services.engine`, or `module` instead."""
+    module = module or f"services.{name.partition('-')[0]}"
+    return Process(name, [sys.executable, "-m", module], environ, folder)
 
 
 def free_port() -> int:

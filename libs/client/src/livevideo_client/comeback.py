@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
     from livevideo.v1.frame_pb2_grpc import FrameServiceAsyncStub
 
+FRAMES_PER_LATENT = 4  # the first latent is frame 0 alone
 LEASE_S = 30.0  # how long a seat waits for its viewer
 SILENCE_S = 2.0  # whoever says nothing for so long hangs
 RETRY_S, LONGEST_RETRY_S = 0.1, 1.0  # between two tries: what a refusal asks for, within these

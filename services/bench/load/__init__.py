@@ -1,0 +1,1 @@
+"""How many players the services hold on this machine: `make load`."""
