@@ -4,6 +4,9 @@ Metrics are in base units and labelled by tenant and model, never by session. A 
 tenants at once, and what a frame costs does not depend on whose it is: those metrics have no tenant. Where
 nobody is asked for a key, anybody may name a tenant: a process tells the first hundred names apart, and calls
 the others `other` (`tenant_label`).
+
+A log line has `at`, `level`, `service` and `event`. Where it is about one session it has `session`, and, as
+far as they are known by then, `tenant` and `epoch`; about a control that is traced, `seq` and `trace_id`.
 """
 
 import json
@@ -11,6 +14,7 @@ import logging
 import re
 import sys
 import traceback
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +94,11 @@ LOGS_DROPPED = Counter("logs_dropped_total", "Logs of sessions that made room fo
 LATENTS_SKIPPED = Counter(
     "latents_skipped_total", "Latents that a session did not get in their tick", ("tenant", "model", "reason")
 )
+SPANS_DROPPED = Counter(
+    "spans_dropped_total",
+    "Spans of traces that the collector did not take, or that had no room",
+    ("service",),
+)
 STAGE = Histogram(
     "stage_seconds",
     "What a latent's first frame took, stage by stage, from a control's receipt to the frame being sent",
@@ -117,6 +126,22 @@ _SECRETS = (
 )
 
 
+# Of the call that runs, and of every task that it has begun: they share what is found out on the way.
+_concerned: ContextVar[dict[str, Any] | None] = ContextVar("concerned", default=None)
+
+
+def begin_call() -> None:
+    """What this task and those that it begins will be told of, by `concerns`, is on their log lines alone."""
+    _concerned.set({})
+
+
+def concerns(**fields: Any) -> None:
+    """From now on every log line of this call has these fields; without a call nobody's has."""
+    known = _concerned.get()
+    if known is not None:
+        known.update(fields)
+
+
 class Log:
     """One service's log: each call is an event in the past tense, with its fields."""
 
@@ -138,7 +163,8 @@ class Log:
         self._write(logging.ERROR, event, {**fields, "traceback": "".join(traceback.format_exception(error))})
 
     def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
-        self._logger.log(level, event, extra={"service": self._service, "fields": fields})
+        known = {**(_concerned.get() or {}), **fields}
+        self._logger.log(level, event, extra={"service": self._service, "fields": known})
 
 
 class JsonLines(logging.Formatter):

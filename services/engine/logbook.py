@@ -58,7 +58,9 @@ class Logbook:
         except grpc.aio.AioRpcError as error:
             log.warning("sessions not logged yet", status=error.code().name, details=error.details())
             return
+        sent = {each.session_id: each for each in self._unsent.entries}
         self._unsent = None
         for session_id in response.full:
-            log.warning("session logged no more", session=session_id)
+            entry = sent[session_id]
+            log.warning("session logged no more", session=session_id, tenant=entry.tenant, epoch=entry.epoch)
         self._full = {*self._full, *response.full} & self._world.named
