@@ -31,7 +31,7 @@ PLAYERS = Board(
             is_figure=True,
         ),
         Panel(
-            "Budgets: share that is left of 30 days'",
+            "Budgets: share left of 30 days",
             "percentunit",
             (
                 Query(

@@ -97,15 +97,16 @@ async def running(
 ) -> AsyncIterator[Fleet]:
     """A fleet for as long as the block lasts, ready for players. Logs and Valkey's file go to `folder`.
 
-    settings: for the environment of each kind, by its name.
+    settings: for the environment of a kind, or of one process, by its name.
     """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 (before anything else runs)
     fleet = Fleet(folder)
     try:
         await _built(fleet, checkpoint, size)
-        for kind, chosen in (settings or {}).items():
-            for process in fleet.of(kind):
-                process.environ.update(chosen)
+        for name, chosen in (settings or {}).items():
+            for process in fleet.processes.values():
+                if name in (process.kind, process.name):
+                    process.environ.update(chosen)
         await fleet.mended()
         yield fleet
     finally:
