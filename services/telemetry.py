@@ -28,6 +28,7 @@ _EDGES_S = (0.005, 0.01, 0.02, 0.042, 0.0625, 0.083, 0.1, 0.15, 0.25, 0.35, 0.5,
 # A first frame is promised within two seconds.
 _START_EDGES_S = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _MOST_TENANTS = 100
+_MOST_CHARACTERS = 200  # of what a caller names
 
 CONTROL_TO_FRAME = Histogram(
     "control_to_frame_seconds",
@@ -135,11 +136,15 @@ def begin_call() -> None:
     _concerned.set({})
 
 
-def concerns(**fields: Any) -> None:
-    """From now on every log line of this call has these fields; without a call nobody's has."""
+def concerns(**fields: str | int) -> None:
+    """From now on every log line of this call has these fields; without a call nobody's has.
+
+    A caller may name a session that is none, and fills no log with it.
+    """
     known = _concerned.get()
     if known is not None:
-        known.update(fields)
+        for name, value in fields.items():
+            known[name] = value[:_MOST_CHARACTERS] if isinstance(value, str) else value
 
 
 class Log:

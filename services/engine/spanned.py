@@ -13,6 +13,8 @@ def record_latent(tracer: Tracer, session: Session, made: Made) -> str:
     Returns the traceparent from which the newest one's trace goes on; empty: none is traced. The others that
     share the latent end here, linked to it.
     """
+    if not made.turn.traced:
+        return ""
     traceparent = ""
     ended_s = time.time()
     stepped_s = made.made_at_s or ended_s

@@ -151,22 +151,27 @@ def unit(name: str) -> Callable[[float], str]:
         case "s":
             return _seconds
         case "m":
-            return lambda value: f"{value:.3g} min"
+            return lambda value: f"{_digits(value)} min"
         case "percentunit":
-            return lambda value: f"{100 * value:.4g} %"
+            return lambda value: f"{_digits(100 * value, 4)} %"
         case "celsius":
-            return lambda value: f"{value:.3g} °C"
+            return lambda value: f"{_digits(value)} °C"
         case "none":
-            return lambda value: f"{value:.4g}"
+            return lambda value: _digits(value, 4)
         case _ if name in scaled:
-            return lambda value: f"{value:.3g} {scaled[name]}"
+            return lambda value: f"{_digits(value)} {scaled[name]}"
     raise ValueError(
         f"the unit {name!r} is not known; say in services/monitoring/drawing.py how it is written"
     )
 
 
 def _seconds(value: float) -> str:
-    return f"{1000 * value:.3g} ms" if abs(value) < 1 else f"{value:.3g} s"
+    return f"{_digits(1000 * value)} ms" if abs(value) < 1 else f"{_digits(value)} s"
+
+
+def _digits(value: float, count: int = 3) -> str:
+    """So many that count, and never an exponent for what is large."""
+    return f"{value:,.0f}" if abs(value) >= 10**count else f"{value:.{count}g}"
 
 
 def _limit(defaults: Mapping[str, Any]) -> float | None:

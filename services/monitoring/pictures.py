@@ -198,7 +198,7 @@ def main() -> None:
     about = (
         "Drawn by services/monitoring/pictures.py from Prometheus' answers, not by Grafana:"
         f" {options.seconds:g} s of play, rates over {RATE_INTERVAL}, an engine killed after"
-        f" {options.seconds / 3:.0f} s. {os.cpu_count()} cores, under a load of {run.load:.0f} in the last minute."
+        f" {options.seconds / 3:.0f} s. {os.cpu_count()} cores, under a load of {run.load:.0f} at the end."
     )
     for path in boards():
         out = options.out / f"{path.stem}.png"

@@ -75,7 +75,7 @@ class Push:
 
     async def _stored(self, event: ControlEvent, received_at_s: float) -> int | None:
         """None; or the newest number, where this one is not above it."""
-        said = about(self._session, control_seq=event.seq)
+        said = about(self._session, control_seq=event.seq) if event.traceparent else {}
         span = self._tracer.begin("store", event.traceparent, time.time(), said)
         event.traceparent = span.traceparent
         try:

@@ -60,7 +60,9 @@ def test_a_series_is_called_by_its_labels() -> None:
     [
         ("s", 0.0421, "42.1 ms"),
         ("s", 2.0, "2 s"),
+        ("s", 3599.6, "3,600 s"),
         ("percentunit", 0.999, "99.9 %"),
+        ("percentunit", -149.1, "-14,910 %"),
         ("none", 12.0, "12"),
         ("Bps", 1.5, "1.5 B/s"),
     ],

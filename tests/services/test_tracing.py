@@ -193,7 +193,8 @@ def test_a_call_s_lines_say_what_it_concerns(caplog: pytest.LogCaptureFixture) -
         log.info("two", slot=3)
         log.info("three", session="road-2")
         telemetry.begin_call()
+        telemetry.concerns(session=1_000_000 * "x")
         log.info("four")
     said = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
     of_session = {"session": "road-1", "epoch": 2}
-    assert said == [{}, {**of_session, "slot": 3}, {"session": "road-2", "epoch": 2}, {}]
+    assert said == [{}, {**of_session, "slot": 3}, {"session": "road-2", "epoch": 2}, {"session": 200 * "x"}]

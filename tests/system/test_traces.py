@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -14,7 +15,7 @@ from aapt.checkpoint import Model, save
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import Frame
-from livevideo.v1.session_pb2 import CloseRequest, Session
+from livevideo.v1.session_pb2 import CloseRequest, GetRequest, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from services import telemetry, together
 from services.traceparent import parsed
@@ -60,8 +61,27 @@ def checkpoint(model: Model, tmp_path: Path) -> Path:
     return tmp_path / "small"
 
 
+async def undisturbed(player: Client, traceparents: list[str]) -> tuple[Session, list[Frame]]:
+    """A session that was played to its end in one seat, and its frames.
+
+    On a busy machine an engine may be given up for hung; what it made and nobody saw is then made again.
+    """
+    while True:
+        session = await player.open()
+        first_span = f"{int(session.session_id[-8:], 16) | 1:016x}"  # of another trace each time
+        shown = await played(player, [each and own(first_span) for each in traceparents], session)
+        found = await SessionServiceStub(player.channel).Get(GetRequest(session_id=session.session_id))
+        if found.epoch == 1:
+            return session, shown
+
+
+def own(span_id: str) -> str:
+    """A traceparent of the client's."""
+    return f"00-{2 * span_id}-{span_id}-01"
+
+
 async def played(
-    player: Client, traceparents: list[str], frames: int = 41, session: Session | None = None
+    player: Client, traceparents: list[str], session: Session | None = None, frames: int = 41
 ) -> list[Frame]:
     """The frames of a session that is sent a control every 8 of them, with the next of `traceparents`."""
     session, due = session or await player.open(), asyncio.Queue[int]()
@@ -79,10 +99,13 @@ async def played(
 
     sending = asyncio.create_task(send())
     shown: list[Frame] = []
+    sent = 0
     async with asyncio.timeout(DEADLINE_S), aclosing(player.watch(session)) as watching:
         async for frame in watching:
             shown.append(frame)
-            if frame.index % 8 == 0:
+            # Each once the last one is obeyed: two that share a latent share what comes behind it.
+            if frame.index % 8 == 0 and frame.control_seq == sent < len(traceparents):
+                sent += 1
                 due.put_nowait(frame.index)
             if frame.index >= frames and frame.control_seq >= len(traceparents):
                 break
@@ -123,15 +146,14 @@ async def test_a_control_is_one_trace_through_all_services(
     addresses = await start(
         checkpoint=checkpoint, metrics_port=metrics_port, tracing=tracing, sampling=Sampling(1.0)
     )
-    player = client(addresses)
-    shown = await played(player, [OWN, "", "", ""])
+    session, shown = await undisturbed(client(addresses), [OWN, "", "", ""])
     traced = [trace for frame in shown if (trace := parsed(frame.traceparent))]
     assert len(traced) == 4
     ids = [f"{trace.trace_id:032x}" for trace in traced]
-    assert ids[0] == OWN.split("-")[1]
     assert len(set(ids)) == 4
     await collector.until(lambda: all(len(collector.trace(each)) == len(PARENTS) for each in ids))
-    check_route(collector.trace(ids[0]), bytes.fromhex(OWN.split("-")[2]))
+    assert ids[0] == 2 * ids[0][:16]  # the client's own
+    check_route(collector.trace(ids[0]), bytes.fromhex(ids[0][:16]))
     for seq, each in enumerate(ids[1:], 2):
         spans = collector.trace(each)
         check_route(spans, b"")
@@ -139,7 +161,8 @@ async def test_a_control_is_one_trace_through_all_services(
             about = found.about
             assert about["livevideo.tenant"] == "default"
             assert about["livevideo.control_seq"] == seq
-            assert str(about["livevideo.session"]).startswith(str(about["livevideo.model"]))
+            assert about["livevideo.session"] == session.session_id
+            assert about["livevideo.model"] == session.model.name
         of_latent = next(found.about for found in spans if found.span.name == "latent")
         assert of_latent["livevideo.epoch"] == 1
         frame = next(frame for frame in shown if each in frame.traceparent)
@@ -191,7 +214,7 @@ async def test_a_collector_that_is_away_costs_spans_and_no_frame(
     before = dropped.get()
     shown = await played(player, ["", "", ""])
     assert [frame.index for frame in shown] == list(range(len(shown)))
-    assert len([frame for frame in shown if frame.traceparent]) == 3
+    assert len([frame for frame in shown if frame.traceparent]) >= 3
     await Collector().until(lambda: dropped.get() >= before + 9)
 
 
@@ -203,19 +226,24 @@ async def test_every_line_about_a_session_says_whose_it_is(
         checkpoint=checkpoint, tracing=Tracing(collector.endpoint), sampling=Sampling(1.0)
     )
     player = client(addresses)
-    session = await player.open()
-    shown = await played(player, [""], session=session)
+    session, shown = await undisturbed(player, [""])
     await SessionServiceStub(player.channel).Close(CloseRequest(session_id=session.session_id))
-    await collector.until(lambda: "session left" in caplog.text and "watch ended" in caplog.text)
-    lines = {record.message: getattr(record, "fields", {}) for record in caplog.records}
-    about_it = ("session opened", "session claimed", "session seated", "session left", "session closed")
-    for event in (*about_it, "watch began", "watch ended", "control traced"):
-        fields = lines[event]
-        assert fields["session"] == session.session_id, event
-        assert fields["tenant"] == "default", event
-        if event not in ("session opened", "session closed"):  # no engine has, or it is not asked
-            assert fields["epoch"] in (0, 1), event
+
+    def lines() -> dict[str, dict[str, Any]]:
+        """What is said of this session, by event."""
+        said = [(record.message, getattr(record, "fields", {})) for record in caplog.records]
+        return {event: fields for event, fields in said if fields.get("session") == session.session_id}
+
+    opened = ("session opened", "session closed")  # by whom no engine is asked, or none has been yet
+    seated = ("session claimed", "session seated", "session left", "watch began", "watch ended")
+    await collector.until(lambda: {*opened, *seated, "control traced"} <= {*lines()})
+    for event in (*opened, *seated, "control traced"):
+        assert lines()[event]["tenant"] == "default", event
+    for event in ("session claimed", "session seated", "session left", "watch ended"):
+        assert lines()[event]["epoch"] == 1, event
     [traceparent] = {frame.traceparent for frame in shown} - {""}
-    assert lines["control traced"]["trace_id"] in traceparent
-    assert lines["control traced"]["seq"] == 1
-    assert "session" not in lines["service started"]
+    assert lines()["control traced"]["trace_id"] in traceparent
+    assert lines()["control traced"]["seq"] == 1
+    of_nobody = [getattr(each, "fields", {}) for each in caplog.records if each.message == "service started"]
+    assert of_nobody
+    assert not any("session" in fields for fields in of_nobody)
