@@ -65,6 +65,10 @@ class Value:
                 return {"type": "boolean"}
             case int():
                 return {"type": "integer", "minimum": _LEAST.get(name, 0)}
+            case float():
+                # A share. `helm --set` makes text of what has a point.
+                share = r"^(0(\.[0-9]+)?|1(\.0+)?)$"
+                return {"type": ["number", "string"], "minimum": 0, "maximum": 1, "pattern": share}
             case str():
                 return {"type": "string"}
             case list():

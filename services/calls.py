@@ -61,6 +61,7 @@ class Calls(grpc.aio.ServerInterceptor):
         is_stream = found.request_streaming
 
         async def answer(requests: AsyncIterator[Any], context: Context) -> Any:
+            telemetry.begin_call()
             try:
                 self._check_caller(context)
                 return await behaviour(_read(requests) if is_stream else await self._only(requests), context)
@@ -68,6 +69,7 @@ class Calls(grpc.aio.ServerInterceptor):
                 return await self._refuse(error, method, context)
 
         async def stream(requests: AsyncIterator[Any], context: Context) -> None:
+            telemetry.begin_call()
             try:
                 self._check_caller(context)
                 produced = behaviour(_read(requests) if is_stream else await self._only(requests), context)

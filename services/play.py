@@ -22,6 +22,7 @@ from services.sessions.connection import RedisAccess, check_url
 from services.settings import settings_from_env
 from services.tls import Tls
 from services.together import CHECKPOINTS, Settings, running
+from services.tracing import Sampling, Tracing
 
 FAST_ENOUGH_LATE_RATIO = 0.01
 
@@ -125,6 +126,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         redis_url=options.redis_url or os.environ.get("REDIS_URL", ""),
         redis=settings_from_env(RedisAccess),
         tls=settings_from_env(Tls),
+        tracing=settings_from_env(Tracing),
+        sampling=settings_from_env(Sampling),
         replicas=options.replicas if options.ray else 0,
         shards=options.shards,
         internal_port=0 if options.check else options.internal_port,

@@ -4,6 +4,9 @@ Metrics are in base units and labelled by tenant and model, never by session. A 
 tenants at once, and what a frame costs does not depend on whose it is: those metrics have no tenant. Where
 nobody is asked for a key, anybody may name a tenant: a process tells the first hundred names apart, and calls
 the others `other` (`tenant_label`).
+
+A log line has `at`, `level`, `service` and `event`. Where it is about one session it has `session`, and, as
+far as they are known by then, `tenant` and `epoch`; about a control that is traced, `seq` and `trace_id`.
 """
 
 import json
@@ -11,6 +14,7 @@ import logging
 import re
 import sys
 import traceback
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +28,7 @@ _EDGES_S = (0.005, 0.01, 0.02, 0.042, 0.0625, 0.083, 0.1, 0.15, 0.25, 0.35, 0.5,
 # A first frame is promised within two seconds.
 _START_EDGES_S = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 _MOST_TENANTS = 100
+_MOST_CHARACTERS = 200  # of what a caller names
 
 CONTROL_TO_FRAME = Histogram(
     "control_to_frame_seconds",
@@ -90,6 +95,11 @@ LOGS_DROPPED = Counter("logs_dropped_total", "Logs of sessions that made room fo
 LATENTS_SKIPPED = Counter(
     "latents_skipped_total", "Latents that a session did not get in their tick", ("tenant", "model", "reason")
 )
+SPANS_DROPPED = Counter(
+    "spans_dropped_total",
+    "Spans of traces that the collector did not take, or that had no room",
+    ("service",),
+)
 STAGE = Histogram(
     "stage_seconds",
     "What a latent's first frame took, stage by stage, from a control's receipt to the frame being sent",
@@ -117,6 +127,26 @@ _SECRETS = (
 )
 
 
+# Of the call that runs, and of every task that it has begun: they share what is found out on the way.
+_concerned: ContextVar[dict[str, Any] | None] = ContextVar("concerned", default=None)
+
+
+def begin_call() -> None:
+    """What this task and those that it begins will be told of, by `concerns`, is on their log lines alone."""
+    _concerned.set({})
+
+
+def concerns(**fields: str | int) -> None:
+    """From now on every log line of this call has these fields; without a call nobody's has.
+
+    A caller may name a session that is none, and fills no log with it.
+    """
+    known = _concerned.get()
+    if known is not None:
+        for name, value in fields.items():
+            known[name] = value[:_MOST_CHARACTERS] if isinstance(value, str) else value
+
+
 class Log:
     """One service's log: each call is an event in the past tense, with its fields."""
 
@@ -138,7 +168,8 @@ class Log:
         self._write(logging.ERROR, event, {**fields, "traceback": "".join(traceback.format_exception(error))})
 
     def _write(self, level: int, event: str, fields: dict[str, Any]) -> None:
-        self._logger.log(level, event, extra={"service": self._service, "fields": fields})
+        known = {**(_concerned.get() or {}), **fields}
+        self._logger.log(level, event, extra={"service": self._service, "fields": known})
 
 
 class JsonLines(logging.Formatter):

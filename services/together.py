@@ -37,6 +37,7 @@ from services.sessions.service import SessionService
 from services.sessions.service import Settings as SessionsSettings
 from services.status import Readiness
 from services.tls import Tls
+from services.tracing import Sampling, Tracing
 from services.web.service import Settings as WebSettings
 from services.web.service import WebService
 
@@ -63,6 +64,8 @@ class Settings:
     redis_url: str = field(default="", repr=False)  # empty: an embedded Valkey
     redis: RedisAccess = field(default_factory=RedisAccess)
     tls: Tls = field(default_factory=Tls)
+    tracing: Tracing = field(default_factory=Tracing)
+    sampling: Sampling = field(default_factory=Sampling)
     replicas: int = 0  # of the engine on Ray; 0: one engine, in this process
     shards: int = 1  # ranks of each replica on Ray
     lease_s: float = 30.0  # a session keeps its seat so long unwatched
@@ -130,6 +133,7 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
         advertised_address=internal,
         sessions_address=internal,
         tls=settings.tls,
+        tracing=settings.tracing,
         slots=settings.slots,
         checkpoint=str(settings.checkpoint.absolute()),
         is_drained=False,  # there is nowhere to go
@@ -143,15 +147,27 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
             lease_s=settings.lease_s,
             admin_address="" if admin_port is None else _address("127.0.0.1", admin_port),
             tls=settings.tls,
+            tracing=settings.tracing,
         )
+    )
+    control = ControlSettings(
+        address=address,
+        sessions_address=internal,
+        tls=settings.tls,
+        tracing=settings.tracing,
+        sampling=settings.sampling,
     )
     services: list[Service] = [
         sessions,
-        ControlService(ControlSettings(address=address, sessions_address=internal, tls=settings.tls)),
+        ControlService(control),
         DecoderService(
             streaming(model.vae),
             DecoderSettings(
-                address=address, sessions_address=internal, headroom=DECODER_HEADROOM, tls=settings.tls
+                address=address,
+                sessions_address=internal,
+                headroom=DECODER_HEADROOM,
+                tls=settings.tls,
+                tracing=settings.tracing,
             ),
         ),
     ]

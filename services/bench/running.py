@@ -1,6 +1,7 @@
 """The services as a process of their own, started and stopped by whoever measures them."""
 
 import asyncio
+import os
 import socket
 import sys
 import tempfile
@@ -34,14 +35,15 @@ class Running:
 
 
 @asynccontextmanager
-async def running(*options: str) -> AsyncIterator[Running]:
-    """`services.play` on free ports, for as long as the block lasts."""
+async def running(*options: str, **variables: str) -> AsyncIterator[Running]:
+    """`services.play` on free ports, for as long as the block lasts. variables: of its environment."""
     port, page_port = _free_ports()
     with tempfile.TemporaryFile() as said:
         service = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.play", "--no-browser"),
             *("--grpc-port", str(port), "--web-port", str(page_port), *options),
             stdout=said,
+            env={**os.environ, **variables},
         )
         try:
             await _until_open("127.0.0.1", port)

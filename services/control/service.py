@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -17,10 +17,12 @@ from services.control.gate import ControlGate
 from services.control.gates import Gates
 from services.credentials import Metadata, carried
 from services.endings import ended
-from services.errors import BadRequest
+from services.errors import BadRequest, BadSetting
 from services.relay import from_status
 from services.settings import check
 from services.tls import Tls
+from services.traceparent import exemplar
+from services.tracing import Sampler, Sampling, Span, Tracer, Tracing, about
 
 log = telemetry.logger("control")
 
@@ -38,9 +40,16 @@ class Settings:
     first_event_s: float = 5.0  # longest wait for a stream's first event, which names the session
     get_s: float = 5.0  # longest wait for *sessions* to say which session it is
     tls: Tls = field(default_factory=Tls)
+    tracing: Tracing = field(default_factory=Tracing)
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
         check(self, burst=1, streams_per_session=1)
+        if self.sampling.trace_sampling and not self.tracing.otel_exporter_otlp_endpoint:
+            raise BadSetting(
+                f"TRACE_SAMPLING is {self.sampling.trace_sampling} and OTEL_EXPORTER_OTLP_ENDPOINT is empty;"
+                " say where the collector is, or leave both out"
+            )
 
 
 class ControlService(control_pb2_grpc.ControlServiceServicer):
@@ -56,6 +65,8 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
             streams_per_session=self._settings.streams_per_session,
             clock=time.monotonic,
         )
+        self._tracer = Tracer(self.name, self._settings.tracing)
+        self._sampler = Sampler(self._settings.sampling)
         self._channel: Channel | None = None
 
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
@@ -72,6 +83,7 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
     async def stop(self) -> None:
         if self._channel is not None:
             await self._channel.close()
+        await self._tracer.stop()
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Send(  # type: ignore[override]
@@ -83,11 +95,13 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         if self._channel is None:
             raise RuntimeError("control was asked before it was started; await start() first")
         credentials = carried(context)
+        telemetry.concerns(session=first.session_id)
         session = await self._found(self._channel, first.session_id, credentials)
+        telemetry.concerns(tenant=session.tenant, epoch=session.epoch)
         with self._gates.entered(session) as gate:
             push = session_pb2_grpc.SeatServiceStub(self._channel).Push(metadata=credentials)
             try:
-                send = _Send(session, gate, push, context)
+                send = _Send(session, gate, push, context, self._receipt)
                 await until_one_ends(send.forward_all(first, request_iterator), send.bring_receipts())
             except grpc.aio.AioRpcError as error:
                 if from_status(error) is None:  # a write that was under way when Push ended loses the reason
@@ -95,6 +109,16 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
                 raise
             finally:
                 push.cancel()
+
+    def _receipt(self, session: Session, event: ControlEvent, received_at_s: float) -> Span:
+        """Of a control that was let through: the first span of its trace, if it is to be traced."""
+        parent = self._sampler.parent(event.traceparent)
+        if parent == "":
+            return Span("")
+        said = about(session, control_seq=event.seq)
+        span = self._tracer.begin("control", parent, received_at_s, said)
+        log.info("control traced", seq=event.seq, **(exemplar(span.traceparent) or {}))
+        return span
 
     async def _found(self, channel: Channel, session_id: str, credentials: Metadata) -> Session:
         """Raises SessionClosed, and what *sessions* refuses."""
@@ -129,11 +153,14 @@ class _Send:
         gate: ControlGate,
         push: "grpc.aio.StreamStreamCall[PushRequest, ControlReceipt]",
         context: Context,
+        receipt: Callable[[Session, ControlEvent, float], Span],
     ) -> None:
+        """receipt: begins the span of a control that was let through."""
         self._session = session
         self._gate = gate
         self._push = push
         self._context = context
+        self._receipt = receipt
         self._writing = asyncio.Lock()
 
     async def forward_all(self, first: ControlEvent, others: AsyncIterator[ControlEvent]) -> None:
@@ -158,11 +185,15 @@ class _Send:
             await self._write(ControlReceipt(seq=event.seq, refused=refused))
             return
         event.session_id = self._session.session_id
+        span = self._receipt(self._session, event, received_at_s)
+        event.traceparent = span.traceparent
         try:
             await self._push.write(PushRequest(event=event, received_at_s=received_at_s))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # The call has ended, and a write does not know why: whoever reads the receipts is told.
             await asyncio.Event().wait()
+        finally:
+            span.end(time.time())
 
     async def _write(self, receipt: ControlReceipt) -> None:
         if receipt.HasField("refused"):

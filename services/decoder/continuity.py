@@ -67,10 +67,15 @@ class Continuity:
         self._sent_at_s = self._still_since_s = now_s
         self._latent = latent_of(index)
 
-    def obeyed(self, index: int, control_to_frame_s: float, due_s: float) -> None:
-        """Frame `index`, due at `due_s`, is the first that obeys a control received so long ago."""
+    def obeyed(
+        self, index: int, control_to_frame_s: float, due_s: float, trace: dict[str, str] | None = None
+    ) -> None:
+        """Frame `index`, due at `due_s`, is the first that obeys a control received so long ago.
+
+        trace: to be found beside that, where one is recorded.
+        """
         if not self._is_held_up(latent_of(index), due_s):
-            self._control_to_frame.observe(control_to_frame_s)
+            self._control_to_frame.observe(control_to_frame_s, trace)
 
     def broken(self, now_s: float) -> None:
         """No frame comes any more while there is none to be sent, which the viewer may have waited for."""

@@ -23,6 +23,9 @@ from services.decoder.encoders import Encoder, Picture
 from services.decoder.outcome import outcome
 from services.decoder.rejoin import going_on
 from services.decoder.source import LatentSource
+from services.decoder.spanned import record_frame
+from services.traceparent import exemplar
+from services.tracing import Tracer
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Rendered:
     decode_s: float
     encode_s: list[float]
     handover_s: float
+    came_s: float  # when the latent did
     ready_s: float
     first_index: int  # of the first of them; frames that the viewer has seen are left out
 
@@ -61,9 +65,12 @@ class Playback:
         latents_in_flight: int,
         from_frame: int,
         on_rendered: Callable[[float], None],
+        tracer: Tracer,
     ) -> None:
         """from_frame: index of the first frame that the viewer has not seen; 0: whatever comes next."""
         self._source = source
+        self._session = session
+        self._tracer = tracer
         self._codec = codec
         self._encoder = encoder
         self._clock = clock
@@ -121,7 +128,9 @@ class Playback:
             await self._bring(latent)
 
     async def _bring(self, latent: Latent) -> None:
-        rendered = await asyncio.get_running_loop().run_in_executor(self._executor, self._render, latent)
+        rendered = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._render, latent, time.monotonic()
+        )
         if rendered.pictures:
             self._coming.put_nowait(rendered)
 
@@ -179,14 +188,16 @@ class Playback:
                     handover_s=rendered.handover_s,
                 )
             )
+            frame.traceparent = record_frame(self._tracer, self._session, self._source.epoch, rendered, now_s)
+            trace = exemplar(frame.traceparent)
             for name, stage in self._stages.items():
-                stage.observe(getattr(frame.times, name))
+                stage.observe(getattr(frame.times, name), trace)
             if latent.control_received_at_s:
                 frame.control_to_frame_s = max(0.0, time.time() - latent.control_received_at_s)
-                self._continuity.obeyed(index, frame.control_to_frame_s, place.due_s)
+                self._continuity.obeyed(index, frame.control_to_frame_s, place.due_s, trace)
         return response
 
-    def _render(self, latent: Latent) -> Rendered:
+    def _render(self, latent: Latent, came_s: float) -> Rendered:
         start_s = time.monotonic()
         values = np.frombuffer(latent.values, "<f4").reshape(tuple(latent.shape)).astype(np.float32)
         frames = self._codec.decode(torch.from_numpy(values)).numpy()
@@ -205,5 +216,5 @@ class Playback:
         self._on_rendered(took_s)
         handover_s = max(0.0, time.time() - latent.made_at_s - took_s) if latent.made_at_s else 0.0
         return Rendered(
-            latent, pictures, decode_s, encode_s, handover_s, time.monotonic(), first_index + seen
+            latent, pictures, decode_s, encode_s, handover_s, came_s, time.monotonic(), first_index + seen
         )

@@ -31,6 +31,7 @@ from services.decoder.source import LatentSource, Patience
 from services.endings import ended
 from services.errors import BadRequest, BadSetting, ServiceStopping, ViewerGone
 from services.tls import Tls
+from services.tracing import Tracer, Tracing
 
 if TYPE_CHECKING:
     from livevideo.v1.resume_pb2_grpc import ResumeServiceAsyncStub
@@ -68,6 +69,7 @@ class Settings:
     # What a viewer takes: the codec's tails, the latents that are kept, the frames that wait.
     session_bytes: int = 64 << 20
     tls: Tls = field(default_factory=Tls)
+    tracing: Tracing = field(default_factory=Tracing)
 
     def __post_init__(self) -> None:
         for name in ("codec_threads", "torch_threads", "latents_in_flight", "past_latents"):
@@ -91,6 +93,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         self._executor = ThreadPoolExecutor(
             settings.codec_threads, "codec", torch.set_num_threads, (settings.torch_threads,)
         )
+        self._tracer = Tracer(self.name, settings.tracing)
         self._channel: Channel | None = None
         self._playbacks: set[Playback] = set()
         self._emptied = asyncio.Event()
@@ -122,6 +125,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         if self._channel is not None:
             await self._channel.close()
         self._executor.shutdown(wait=False)
+        await self._tracer.stop()
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Watch(  # type: ignore[override]
@@ -131,9 +135,11 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         if self._is_stopping:
             raise ServiceStopping("this decoder stops; watch at another", retry_after_s=0.0)
         asked_at_s = time.monotonic()
+        telemetry.concerns(session=start.session_id)
         session = await self._sessions.Get(
             GetRequest(session_id=start.session_id), timeout=5.0, metadata=carried(context)
         )
+        telemetry.concerns(tenant=session.tenant, epoch=session.epoch)
         continuity = Continuity(session, asked_at_s=asked_at_s, from_frame=start.from_frame_index)
         with viewing(session):
             await self._watch(start, session, continuity, request_iterator, context)
@@ -156,7 +162,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
         ]
         self._playbacks.add(playback)
         self._emptied.clear()
-        log.info("watch began", session=start.session_id, format=start.format)
+        log.info("watch began", format=start.format)
         try:
             async with aclosing(playback.responses()) as responses:
                 async for response in responses:
@@ -171,7 +177,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             call = asyncio.current_task()
             assert call is not None
             asyncio.get_running_loop().call_later(self._settings.write_s, call.cancel)
-            log.info("watch ended", session=start.session_id)
+            log.info("watch ended")
 
     async def _write(self, response: WatchResponse, context: Context) -> None:
         """Raises ViewerGone when the viewer does not take it."""
@@ -215,6 +221,7 @@ class DecoderService(frame_pb2_grpc.FrameServiceServicer):
             latents_in_flight=settings.latents_in_flight,
             from_frame=start.from_frame_index,
             on_rendered=self._room.rendered,
+            tracer=self._tracer,
         )
 
     @property

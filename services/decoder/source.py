@@ -81,6 +81,11 @@ class LatentSource:
         """Of the latent that will come."""
         return self._trail.next_index
 
+    @property
+    def epoch(self) -> int:
+        """Of the seat that it has or had. 0: it had none."""
+        return self._epoch
+
     def allow(self, limit: int) -> None:
         """Let the engine make every latent with an index below `limit`."""
         if limit > self._limit:
@@ -117,7 +122,6 @@ class LatentSource:
                 self._check(error, now_s - broken_at_s)
                 log.warning(
                     "latents broke off",
-                    session=self._session_id,
                     without=without,
                     error=_said(error),
                     next_index=self.next_index,
@@ -175,6 +179,7 @@ class LatentSource:
             return None
         if response.HasField("seated"):
             self._epoch = response.seated.epoch
+            telemetry.concerns(epoch=self._epoch)
             if response.seated.past:
                 self._trail = Trail(self._kept, response.seated.past)
             generation.allow(self._limit)

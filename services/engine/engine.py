@@ -34,6 +34,7 @@ class Tick:
     lateness_s: Sequence[float]  # of this tick and of those that were missed before it
     step_s: float  # 0: nobody was due, or the step failed
     skipped: Sequence[tuple[Residence, str]]  # who had no latent, and why
+    traceparent: str = ""  # of a control that the step obeyed; empty: none is traced
 
 
 class Engine:
@@ -191,8 +192,8 @@ class Engine:
             here = [residence for residence in self._residents.values() if residence.phase == phase]
             due = [residence for residence in here if residence.is_due]
             without = [(each, "no_credit") for each in here if each.is_ready and not each.is_due]
-            step_s = await self._step(due, now_s) if due else 0.0
-            self._on_tick(Tick(lateness_s, step_s, [*skipped, *without]))
+            step_s, traceparent = await self._step(due, now_s) if due else (0.0, "")
+            self._on_tick(Tick(lateness_s, step_s, [*skipped, *without], traceparent))
 
     async def stop(self) -> None:
         """Seat nobody any more, let the step that runs finish and its latents go out, and end every stay.
@@ -207,7 +208,8 @@ class Engine:
                 residence.end(_stopping())
         await self._thread.stop()  # once the slots are closed
 
-    async def _step(self, due: list[Residence], now_s: float) -> float:
+    async def _step(self, due: list[Residence], now_s: float) -> tuple[float, str]:
+        """What it took, 0 where it failed; and the traceparent of a control that it obeyed, or nothing."""
         turns = {residence.slot: residence.mailbox.take() for residence in due}
         controls = {each.slot: each.steering.rows(turns[each.slot]) for each in due}
 
@@ -226,14 +228,14 @@ class Engine:
                 max(due, key=lambda each: each.since_s).end(error)
                 due[:] = [each for each in due if self._residents.get(each.slot) is each]
                 if not due:
-                    return 0.0
+                    return 0.0, ""
             except Exception as error:
                 log.exception("step failed", error, sessions=len(due))
                 for residence in due:
                     residence.end(
                         StepFailed("the step that this session shared failed; go on from its last latents")
                     )
-                return 0.0
+                return 0.0, ""
             finally:
                 self._stepping_since_s = None
         self._capacity.measured(len(due), step_s)
@@ -243,8 +245,9 @@ class Engine:
                 slot, turn = residence.slot, turns[residence.slot]
                 wait_s = now_s - turn.arrived_at_s if turn.seqs else 0.0
                 index, latent = residence.next_index, latents[slot]
-                residence.deliver(Made(index, latent, controls[slot], turn, wait_s, step_s, made_at_s))
-        return step_s
+                rows, sessions = controls[slot], len(due)
+                residence.deliver(Made(index, latent, rows, turn, wait_s, step_s, made_at_s, sessions))
+        return step_s, next((each.traceparent for turn in turns.values() for each in turn.traced), "")
 
     def _free(self, residence: Residence) -> None:
         # The slot may be taken at once: the world's thread closes it before it opens it again.

@@ -78,7 +78,7 @@ class ControlFeed:
                         refusal or Superseded(error.details() or "another engine plays this session")
                     )
                     return
-                log.warning("controls lost their way", session=self._session_id, status=error.code().name)
+                log.warning("controls lost their way", status=error.code().name)
             finally:
                 # A call that has failed does not close what it was reading from.
                 ended.set()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
-from livevideo.v1.log_pb2 import AppendRequest
+from livevideo.v1.log_pb2 import AppendRequest, LogEntry
 from services import telemetry
 from services.engine.recorded import RecordedWorld
 
@@ -58,7 +58,9 @@ class Logbook:
         except grpc.aio.AioRpcError as error:
             log.warning("sessions not logged yet", status=error.code().name, details=error.details())
             return
+        sent = {each.session_id: each for each in self._unsent.entries}
         self._unsent = None
         for session_id in response.full:
-            log.warning("session logged no more", session=session_id)
+            entry = sent.get(session_id, LogEntry())
+            log.warning("session logged no more", session=session_id, tenant=entry.tenant, epoch=entry.epoch)
         self._full = {*self._full, *response.full} & self._world.named

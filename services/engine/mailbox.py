@@ -9,6 +9,15 @@ from livevideo.v1.engine_pb2 import Latent
 
 
 @dataclass(frozen=True)
+class Traced:
+    """A control that is traced."""
+
+    seq: int
+    traceparent: str
+    arrived_at_s: float  # in the mailbox, since 1970
+
+
+@dataclass(frozen=True)
 class Turn:
     """What one tick takes out of a mailbox."""
 
@@ -25,6 +34,7 @@ class Turn:
     prompt: str | None = None  # a new one; None: it has not changed
     held: tuple[str, ...] = ()  # keys that are down afterwards
     standing_prompt: str = ""  # the prompt in force; empty: the model's own
+    traced: tuple[Traced, ...] = ()  # those of `seqs` that are traced
 
 
 @dataclass
@@ -33,6 +43,7 @@ class _Waiting:
 
     pressed: set[str] = field(default_factory=set)
     seqs: list[int] = field(default_factory=list)
+    traced: list[Traced] = field(default_factory=list)
     received_at_s: float = 0.0
     path_s: float = 0.0
     arrived_at_s: float = 0.0
@@ -104,6 +115,8 @@ class Mailbox:
         if is_new:
             waiting.seqs.append(event.seq)
             waiting.received_at_s, waiting.path_s, waiting.arrived_at_s = received_at_s, path_s, now_s
+            if event.traceparent:
+                waiting.traced.append(Traced(event.seq, event.traceparent, received_at_s + path_s))
 
     def take(self) -> Turn:
         """What the next latent must obey; what has come since the last call counts as obeyed from now on."""
@@ -127,4 +140,5 @@ class Mailbox:
             prompt=prompt,
             held=tuple(key for key in self._keys if key in self._held),
             standing_prompt=self._standing_prompt,
+            traced=tuple(waiting.traced),
         )

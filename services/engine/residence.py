@@ -22,6 +22,7 @@ class Made:
     tick_wait_s: float = 0.0
     step_s: float = 0.0
     made_at_s: float = 0.0  # since 1970; 0: by no step
+    sessions: int = 1  # that shared the step
 
 
 class Residence:

@@ -22,9 +22,11 @@ from services.engine.engine import Engine
 from services.engine.feed import ControlFeed
 from services.engine.latents import to_message, to_past
 from services.engine.snapshots import Snapshots
+from services.engine.spanned import record_latent
 from services.engine.stays import Stay, Stays
 from services.engine.steering import values_per_frame
 from services.errors import BadRequest, ViewerGone
+from services.tracing import Tracer
 from services.trail import Trail
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class House:
     resume: "ResumeServiceAsyncStub"
     snapshots: Snapshots
     latents_kept: int
+    tracer: Tracer
 
     @property
     def row_values(self) -> int:
@@ -87,7 +90,7 @@ class Seating:
             stay.trail = await self._build(session, arrival)
             past = [] if start.past else stay.trail.latents()
         self._tasks.append(asyncio.create_task(house.snapshots.run(stay)))
-        log.info("session seated", session=session.session_id, slot=stay.residence.slot, epoch=session.epoch)
+        log.info("session seated", slot=stay.residence.slot)
         next_index = stay.residence.next_index if stay.trail.newest else 0
         feed.made(next_index)
         yield GenerateResponse(
@@ -96,6 +99,7 @@ class Seating:
         while (made := await stay.residence.take()) is not None:
             latent = to_message(made)
             latent.is_leaving = is_leaving.is_set()
+            latent.traceparent = record_latent(house.tracer, session, made)
             stay.trail.add(latent)
             feed.obeyed(made.turn.seqs, first_frame(made.index))
             feed.made(made.index + 1)
@@ -119,6 +123,7 @@ class Seating:
             timeout=_CLAIM_TIMEOUT_S,
         )
         self._stay.epoch = session.epoch
+        telemetry.concerns(tenant=session.tenant, epoch=session.epoch)
         return session
 
     async def _arrival(self, session: Session) -> Arrival:

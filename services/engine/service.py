@@ -26,6 +26,8 @@ from services.engine.stays import Stays
 from services.engine.world import World
 from services.errors import BadSetting, ServiceStopping
 from services.tls import Tls
+from services.traceparent import exemplar
+from services.tracing import Tracer, Tracing
 
 if TYPE_CHECKING:
     from livevideo.v1.session_pb2_grpc import SeatServiceAsyncStub
@@ -67,6 +69,7 @@ class Settings:
     is_logged: bool = True  # what sessions can be played again from goes to *sessions*
     log_period_s: float = 1.0  # how often
     tls: Tls = field(default_factory=Tls)
+    tracing: Tracing = field(default_factory=Tracing)
 
     def __post_init__(self) -> None:
         least_of = {"slots": 1, "phases": 1, "warm_up_steps": 0, "torch_threads": 1, "past_latents": 1}
@@ -111,6 +114,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             most_kept=2 * settings.slots,
             clock=self.engine.clock,
         )
+        self._tracer = Tracer(self.name, settings.tracing)
         self._is_leaving = asyncio.Event()
         self._tenants: dict[Residence, str] = {}
         self._channel: grpc.aio.Channel | None = None
@@ -157,6 +161,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         if self._channel is not None:
             await self._logbook.send(log_pb2_grpc.LogServiceStub(self._channel))
             await self._channel.close()
+        await self._tracer.stop()
 
     async def _leave(self) -> None:
         """Let sessions move to other replicas, each when its decoder has had its world built up there."""
@@ -175,6 +180,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         self, request_iterator: AsyncIterator[GenerateRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[GenerateResponse]:
         start = await first(request_iterator)
+        telemetry.concerns(session=start.session_id)
         if self._is_leaving.is_set():
             raise ServiceStopping("this engine stops; go on with another", retry_after_s=0.5)
         await self.stays.make_way(start.session_id)
@@ -190,9 +196,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             seating.end()
             if (tenant := self._tenants.pop(residence, None)) is not None:
                 telemetry.SESSIONS_LIVE.labels(telemetry.tenant_label(tenant), self._model.name).dec()
-            log.info(
-                "session left", session=start.session_id, slot=residence.slot, latents=residence.next_index
-            )
+            log.info("session left", slot=residence.slot, latents=residence.next_index)
 
     def _count_in(self, residence: Residence, session: Session | None) -> None:
         if session is not None and residence not in self._tenants:
@@ -246,7 +250,7 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         for lateness_s in tick.lateness_s:
             telemetry.TICK_LATENESS.labels(model).observe(lateness_s)
         if tick.step_s:
-            telemetry.STEP.labels(model).observe(tick.step_s)
+            telemetry.STEP.labels(model).observe(tick.step_s, exemplar(tick.traceparent))
         for residence, reason in tick.skipped:
             tenant = telemetry.tenant_label(self._tenants.get(residence, ""))
             telemetry.LATENTS_SKIPPED.labels(tenant, model, reason).inc()
@@ -276,4 +280,5 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
                 latents=self.engine.past_needed,
             ),
             max(settings.past_latents, self.engine.past_needed),
+            self._tracer,
         )

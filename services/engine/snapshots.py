@@ -50,5 +50,5 @@ class Snapshots:
                 kept_index, is_kept = newest.index, True
             except grpc.aio.AioRpcError as error:
                 if is_kept:
-                    log.warning("snapshot not kept", session=stay.session_id, details=error.details())
+                    log.warning("snapshot not kept", details=error.details())
                 is_kept = False

@@ -3,7 +3,7 @@
 from typing import Any
 
 from services.monitoring.machines import ENGINE, GPUS
-from services.monitoring.panels import OF_MODEL, Board, Panel, Query, quantiles, rate_by, rendered
+from services.monitoring.panels import LATELY, OF_MODEL, Board, Panel, Query, quantiles, rate_by, rendered
 from services.monitoring.players import PLAYERS, TENANTS
 
 PATH = Board(
@@ -47,6 +47,12 @@ PATH = Board(
             "s",
             quantiles("frame_interval_seconds", "model", OF_MODEL),
             "At 24 frames/s: 42 ms.",
+        ),
+        Panel(
+            "Spans of traces dropped, a minute",
+            "none",
+            (Query(f"60 * sum by (service) (rate(spans_dropped_total{LATELY}))", "{{service}}"),),
+            "The collector is away, or too slow; nobody waits for it.",
         ),
     ),
     {"model": "stage_seconds_count"},

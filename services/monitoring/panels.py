@@ -26,6 +26,14 @@ OF_REPLICA = 'replica=~"$replica"'
 LATELY = "[$__rate_interval]"
 
 
+def filled(expression: str, rate_interval: str) -> str:
+    """A query as Grafana asks it where the reader chose everything."""
+    chosen = {"$__rate_interval": rate_interval, "$tenant": ".*", "$model": ".*", "$replica": ".*"}
+    for variable, value in chosen.items():
+        expression = expression.replace(variable, value)
+    return expression
+
+
 @dataclass(frozen=True)
 class Query:
     """PromQL, and what its series are called."""

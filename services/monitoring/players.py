@@ -31,6 +31,20 @@ PLAYERS = Board(
             is_figure=True,
         ),
         Panel(
+            "Budgets: share left of 30 days",
+            "percentunit",
+            (
+                Query(
+                    f"1 - sum by (slo) (slo:bad:increase30d{{{OF_PLAYERS}}})"
+                    f" / sum by (slo) (slo:events:increase30d{{{OF_PLAYERS}}} > 0)"
+                    " / on (slo) slo:budget:ratio",
+                    "{{slo}}",
+                ),
+            ),
+            "Of what may break the promise. Below 0 it is broken.",
+            is_figure=True,
+        ),
+        Panel(
             "Control to frame",
             "s",
             quantiles("control_to_frame_seconds", "model", OF_PLAYERS),

@@ -58,6 +58,12 @@ def _long_windows() -> list[Rule]:
             expression = f"sum_over_time(slo:{what}:increase5m[{window}]) / {_BASE_S // EVERY_S}"
             rules.append({"record": f"slo:{what}:increase{window}", "expr": expression})
         rules.append(_burn(window))
+    for what in ("events", "bad"):
+        hour = f"slo:{what}:increase1h"
+        # Hour by hour: every sample of 30 days would be more than Prometheus reads at once. Before the first
+        # hour is full, what there is of it.
+        expression = f"sum_over_time({hour}[30d:1h]) or {hour}"
+        rules.append({"record": f"slo:{what}:increase30d", "expr": expression})
     return rules
 
 

@@ -53,7 +53,7 @@ class Follow:
             except StoreUnavailable as error:
                 if loop.time() - heard_at_s > self._outage_s:
                     raise
-                log.warning("redis missed", session=self._seat.session_id, error=error.message)
+                log.warning("redis missed", error=error.message)
                 await asyncio.sleep(_RETRY_S)
                 continue
             for control in controls:

@@ -89,7 +89,8 @@ class LogService(log_pb2_grpc.LogServiceServicer):
                 is_kept, dropped = False, []
             if not is_kept:
                 full.append(entry.session_id)
-                log.warning("log is full", session=entry.session_id, tenant=entry.tenant)
+                who = {"session": entry.session_id, "tenant": entry.tenant, "epoch": entry.epoch}
+                log.warning("log is full", **who)
             if dropped:
                 telemetry.LOGS_DROPPED.labels(telemetry.tenant_label(entry.tenant)).inc(len(dropped))
                 log.warning("logs dropped to make room", tenant=entry.tenant, sessions=dropped)

@@ -43,7 +43,7 @@ class Meter:
             try:
                 await self.tell()
             except StoreUnavailable as error:  # what was missed is counted once Redis is back
-                log.warning("usage not told", session=self._session.session_id, error=error.message)
+                log.warning("usage not told", error=error.message)
 
     async def tell(self) -> None:
         """Counts what was used until now."""

@@ -31,6 +31,7 @@ class ResumeService(resume_pb2_grpc.ResumeServiceServicer):
         self._snapshot_bytes = snapshot_bytes
 
     async def Place(self, request: PlaceRequest, context: Context) -> Session:
+        telemetry.concerns(session=request.session_id)
         session = await self._store().place(
             request.session_id,
             lost_epoch=request.lost_epoch,
@@ -38,13 +39,13 @@ class ResumeService(resume_pb2_grpc.ResumeServiceServicer):
             is_planned=request.is_planned,
             viewer=request.viewer,
         )
+        telemetry.concerns(tenant=session.tenant, epoch=session.epoch)
         if request.lost_epoch:
-            log.info(
-                "session placed", session=session.session_id, replica=session.replica, was=request.without
-            )
+            log.info("session placed", replica=session.replica, was=request.without)
         return session
 
     async def Snapshot(self, request: SnapshotRequest, context: Context) -> SnapshotResponse:
+        telemetry.concerns(session=request.session_id, epoch=request.epoch)
         if (size_bytes := request.ByteSize()) > self._snapshot_bytes:
             raise BadRequest(
                 "past",
@@ -55,4 +56,5 @@ class ResumeService(resume_pb2_grpc.ResumeServiceServicer):
         return SnapshotResponse()
 
     async def Recall(self, request: RecallRequest, context: Context) -> RecallResponse:
+        telemetry.concerns(session=request.session_id)
         return await self._store().recall(request.session_id)

@@ -24,6 +24,7 @@ from services.sessions.push import Push
 from services.sessions.store import SessionStore
 from services.sessions.streams import Streams
 from services.sessions.tenants import TenantStore
+from services.tracing import Tracer
 
 log = telemetry.logger("sessions")
 
@@ -44,6 +45,7 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
         self,
         opened: Callable[[], Opened],
         streams: Streams,
+        tracer: Tracer,
         *,
         linger_s: float,
         outage_s: float,
@@ -53,6 +55,7 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
         """The times are as in the settings of *sessions*."""
         self._opened = opened
         self._streams = streams
+        self._tracer = tracer
         self._linger_s = linger_s
         self._outage_s = outage_s
         self._lease_s = lease_s
@@ -67,13 +70,15 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
         admission.check_replica(request.replica)
         after_epoch = request.after_epoch if request.HasField("after_epoch") else None
         store = self._opened().store
+        telemetry.concerns(session=request.session_id)
         session = await store.claim(request.session_id, request.replica, after_epoch, request.viewer)
+        telemetry.concerns(tenant=session.tenant, epoch=session.epoch)
         try:
             await self._meter(session, session.epoch).tell()
         except ServiceError:
             await self._release(session.session_id, session.epoch, keep_s=0.0)
             raise
-        log.info("session claimed", session=session.session_id, replica=session.replica, epoch=session.epoch)
+        log.info("session claimed", replica=session.replica)
         return session
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
@@ -84,11 +89,14 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
         if first is None:
             return
         session_id, opened = first.event.session_id, self._opened()
+        telemetry.concerns(session=session_id)
         await opened.access.holder(session_id, context)
         with self._streams.reading(session_id):
             # Receipts are read from this point on, so that none is missed before the first read.
             attached = await opened.store.attach(session_id)
-            push = Push(opened.store, session_id, attached.newest_receipt, context)
+            session = attached.session
+            telemetry.concerns(tenant=session.tenant, epoch=session.epoch)
+            push = Push(opened.store, session, attached.newest_receipt, context, self._tracer)
             await until_one_ends(
                 push.store_all(first, request_iterator, self._linger_s),
                 push.bring_obeyed(),
@@ -102,8 +110,10 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
         if first is None or not first.HasField("seat"):
             raise BadRequest("seat", "is missing; the first message says which session and epoch")
         seat, store = first.seat, self._opened().store
+        telemetry.concerns(session=seat.session_id, epoch=seat.epoch)
         await store.renew(seat.session_id, seat.epoch)
         session = (await store.attach(seat.session_id)).session
+        telemetry.concerns(tenant=session.tenant)
         meter = self._meter(session, seat.epoch)
         follow = Follow(
             store,
@@ -145,6 +155,6 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
     async def _release(self, session_id: str, epoch: int, *, keep_s: float) -> None:
         try:
             await self._opened().store.release(session_id, epoch, keep_s)
-            log.info("session released", session=session_id, epoch=epoch)
+            log.info("session released")
         except ServiceError as error:  # the seat lapses by itself
-            log.warning("release failed", session=session_id, reason=error.reason)
+            log.warning("release failed", reason=error.reason)

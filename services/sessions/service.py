@@ -40,6 +40,7 @@ from services.sessions.tenants import TenantStore
 from services.sessions.waiting import until_seated
 from services.settings import check
 from services.tls import Tls
+from services.tracing import Tracer, Tracing
 
 log = telemetry.logger("sessions")
 
@@ -73,6 +74,7 @@ class Settings:
     admin_address: str = ""  # where tenants are administered, host:port; empty: nowhere
     admin_key_file: str = ""  # what is in it is asked of whoever administers; needed beyond this machine
     tls: Tls = field(default_factory=Tls)
+    tracing: Tracing = field(default_factory=Tracing)
 
     def __post_init__(self) -> None:
         check(self, pushes_per_session=1)
@@ -92,6 +94,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         self._keeping: asyncio.Task[None] | None = None
         self._opened: Opened | None = None
         self._admin: Host | None = None
+        self._tracer = Tracer(self.name, self._settings.tracing)
         self._streams = Streams(self._settings.pushes_per_session)
         self._looking: asyncio.Task[None] | None = None
         self._trouble: str | None = None
@@ -121,6 +124,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         seats = SeatService(
             self._there,
             self._streams,
+            self._tracer,
             linger_s=settings.linger_s,
             outage_s=settings.outage_s,
             lease_s=settings.lease_s,
@@ -183,6 +187,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         if self._embedded is not None:
             await self._embedded.stop()
         self._pictures.close()
+        await self._tracer.stop()
 
     async def _look_after_redis(self, store: SessionStore) -> None:
         while True:
@@ -202,7 +207,8 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             opening.tenant = entrant.tenant
             session = await self._store.open(await self._record(request, entrant), entrant)
             opening.tenant, opening.model = session.tenant, session.model.name
-        log.info("session opened", session=session.session_id, tenant=session.tenant, replica=session.replica)
+        telemetry.concerns(session=session.session_id, tenant=session.tenant, epoch=session.epoch)
+        log.info("session opened", replica=session.replica)
         return session
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
@@ -212,6 +218,7 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             opening.tenant = entrant.tenant
             record = await self._record(request, entrant)
             opening.tenant, opening.model = record.tenant, record.model.name
+            telemetry.concerns(session=record.session_id, tenant=record.tenant, epoch=record.epoch)
             places = until_seated(
                 self._store,
                 self._there().tenants,
@@ -225,7 +232,9 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
 
     async def Notices(self, request: NoticesRequest, context: Context) -> None:  # type: ignore[override]
         session_id = request.session_id
-        await self._there().access.holder(session_id, context)
+        telemetry.concerns(session=session_id)
+        holder = await self._there().access.holder(session_id, context)
+        telemetry.concerns(tenant=holder.tenant)
         with self._streams.reading(session_id):
             after = (await self._store.attach(session_id)).newest_receipt
             notice = (await self._there().tenants.holder(session_id)).notice  # none is missed between the two
@@ -235,17 +244,22 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
             await until_one_ends(_written(notices, context), self._streams.until_stopping())
 
     async def Get(self, request: GetRequest, context: Context) -> Session:
+        telemetry.concerns(session=request.session_id)
         holder = await self._there().access.holder(request.session_id, context)
+        telemetry.concerns(tenant=holder.tenant)
         session = await self._store.find(request.session_id)
+        telemetry.concerns(epoch=session.epoch)
         session.ended = holder.ended
         if holder.notice is not None:
             session.notice.CopyFrom(holder.notice)
         return session
 
     async def Close(self, request: CloseRequest, context: Context) -> CloseResponse:
+        telemetry.concerns(session=request.session_id)
         holder = await self._there().access.holder(request.session_id, context)
+        telemetry.concerns(tenant=holder.tenant)
         await self._store.end(request.session_id, holder.tenant)
-        log.info("session closed", session=request.session_id)
+        log.info("session closed")
         return CloseResponse()
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:

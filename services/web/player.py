@@ -71,6 +71,7 @@ class PagePlayer:
 
     async def _dream(self, picture_format: str) -> None:
         session = await self._opened()
+        telemetry.concerns(session=session.session_id, tenant=session.tenant, epoch=session.epoch)
         credentials = bearer(session.token)
         self._viewer = Viewer([self._frames], session, FORMATS[picture_format], waiting=WAITING)
         try:

@@ -106,6 +106,7 @@ class WebService:
         return web.FileResponse(PAGE / "index.html")
 
     async def _play(self, request: web.Request) -> web.WebSocketResponse:
+        telemetry.begin_call()
         _check_origin(request)
         socket = web.WebSocketResponse(heartbeat=5.0, max_msg_size=MAX_MESSAGE_BYTES, compress=False)
         await socket.prepare(request)

@@ -61,7 +61,7 @@ class Steering:
                 refusal = refusal_in(error)
                 if not isinstance(refusal, StoreUnavailable | PeerUnavailable):
                     raise
-            log.warning("keys not heard", session=session_id, reason=refusal.reason)
+            log.warning("keys not heard", reason=refusal.reason)
             await self._unheard(refusal)
             await asyncio.sleep(refusal.retry_after_s or RETRY_S)
             self._times_again += 1

@@ -37,7 +37,10 @@ MATRIX: dict[str, tuple[str, ...]] = {
         "tls.page=page-tls",
     ),
     "gpu-keda": ("autoscaling.kind=keda", "autoscaling.prometheusUrl=http://prometheus.monitoring:9090"),
-    "gpu-hpa": ("autoscaling.kind=hpa", "gpu.runtimeClassName=nvidia", "priorityClasses.create=true"),
+    "gpu-hpa": (
+        *("autoscaling.kind=hpa", "gpu.runtimeClassName=nvidia", "priorityClasses.create=true"),
+        *("tracing.endpoint=http://otel.monitoring:4318/", "tracing.sampling=0.01"),
+    ),
     "gpu-secrets": (
         "tls.mode=secrets",
         *(

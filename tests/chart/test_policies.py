@@ -151,6 +151,22 @@ def test_nothing_comes_in_or_goes_out_but_by_a_named_edge(case: str) -> None:
     assert ("engine-to-ray-head-out" in names) == case.startswith("8xh100")
 
 
+def test_traces_go_to_the_collector_alone() -> None:
+    documents = rendered("gpu-hpa")
+    for name, spec in pods(documents).items():
+        for each in spec["containers"] if name.startswith("Deployment/") else []:
+            variables = {one["name"]: one.get("value") for one in each["env"]}
+            is_traced, is_control = not name.endswith("-web"), name.endswith("-control")
+            assert ("OTEL_EXPORTER_OTLP_ENDPOINT" in variables) == is_traced, name
+            assert variables.get("TRACE_SAMPLING") == ("0.01" if is_control else None), name
+    policies = of_kind(documents, "NetworkPolicy")
+    ways = {name: each for name, each in policies.items() if "collector" in name}
+    assert set(ways) == {f"{name}-to-collector-out" for name in SERVICES - {"web"}}
+    for each in ways.values():
+        assert each["spec"]["egress"][0]["ports"] == [{"port": 4318, "protocol": "TCP"}]
+    assert not [name for name in of_kind(rendered("gpu"), "NetworkPolicy") if "collector" in name]
+
+
 def test_only_public_ports_are_where_players_come() -> None:
     services = of_kind(rendered("gpu", more=("sessions.service.type=LoadBalancer",)), "Service")
     exposed = {name: each for name, each in services.items() if each["spec"].get("type") == "LoadBalancer"}

@@ -25,6 +25,8 @@ REFUSALS = [
     ("local", ("tls.page=page",), "tls.page is set and tls.mode is none"),
     ("local", ("gateway.enabled=true",), "gateway.parentRefs is empty"),
     ("gpu", ("gateway.enabled=true", "gateway.parentRefs[0].name=g"), "gateway.caConfigMap is empty"),
+    ("local", ("tracing.sampling=0.01",), "tracing.sampling is 0.01 and tracing.endpoint is empty"),
+    ("local", ("tracing.endpoint=collector",), 'tracing.endpoint is "collector"; write it with its port'),
     ("gpu", ("autoscaling.kind=keda",), "autoscaling.prometheusUrl is empty"),
     ("gpu", ("autoscaling.kind=hpa", "autoscaling.minReplicas=9"), "autoscaling.minReplicas is 9"),
     ("gpu", ("engine.shards=2",), "engine.shards is 2 and engine.ray.enabled is false"),
@@ -67,6 +69,9 @@ TYPOS = [
     "tls.mode=mutual",
     "gpu.tolerations=all",
     "decoder.resources.limit.memory=1Gi",
+    "tracing.sampling=much",
+    "tracing.sampling=1.5",
+    "control.settings.TRACE_SAMPLING=0.1",  # follows from tracing.sampling
 ]
 
 

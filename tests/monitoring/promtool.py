@@ -82,13 +82,21 @@ def told(name: str, at_min: int, *fires: dict[str, dict[str, str]]) -> dict[str,
     return {"alertname": name, "eval_time": f"{at_min}m", "exp_alerts": expected}
 
 
+def answered(expression: str, at_min: int, labels: str, value: float) -> dict[str, Any]:
+    """What the only series that answers a query has then."""
+    samples = [{"labels": labels, "value": value}]
+    return {"expr": expression, "eval_time": f"{at_min}m", "exp_samples": samples}
+
+
 def judge(
     folder: Path,
     series: list[dict[str, str]],
     moments: list[Moment],
     alerts: list[dict[str, Any]] | None = None,
+    answers: list[dict[str, Any]] | None = None,
 ) -> str:
-    """What promtool finds wrong; empty: everything is as it should be. alerts: as `told` writes them."""
+    """What promtool finds wrong; empty: everything is as it should be. alerts: as `told` writes them;
+    answers: as `answered` does."""
     assert PROMTOOL is not None
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules.document()))
     known = {
@@ -97,10 +105,13 @@ def judge(
         for rule in group["rules"]
         if "alert" in rule
     }
-    asked = []
+    fired = []
     for moment in moments:
         labels = {"severity": known[moment.alert]["labels"]["severity"], "tenant": "acme", "model": "road"}
-        asked.append((moment, labels))
+        # An alert is asked for as a series: its annotations hold a figure that depends on the minute.
+        asked = f'count by (severity, tenant, model) (ALERTS{{alertname="{moment.alert}"}})'
+        of_it = "{" + ",".join(f'{name}="{value}"' for name, value in labels.items()) + "}"
+        fired.append(answered(asked, moment.at_min, of_it, 1) | ({} if moment.fires else {"exp_samples": []}))
     cases = {
         "rule_files": ["rules.yaml"],
         "evaluation_interval": f"{rules.EVERY_S}s",
@@ -109,22 +120,7 @@ def judge(
                 "interval": "1m",
                 "input_series": series,
                 "alert_rule_test": alerts or [],
-                # An alert is asked for as a series: its annotations hold a figure that depends on the minute.
-                "promql_expr_test": [
-                    {
-                        "expr": f'count by (severity, tenant, model) (ALERTS{{alertname="{moment.alert}"}})',
-                        "eval_time": f"{moment.at_min}m",
-                        "exp_samples": [
-                            {
-                                "labels": "{" + ",".join(f'{k}="{v}"' for k, v in labels.items()) + "}",
-                                "value": 1,
-                            }
-                        ]
-                        if moment.fires
-                        else [],
-                    }
-                    for moment, labels in asked
-                ],
+                "promql_expr_test": [*(answers or []), *fired],
             }
         ],
     }

@@ -7,8 +7,19 @@ import pytest
 import yaml
 
 from services.monitoring import rules
+from services.monitoring.panels import filled
+from services.monitoring.players import PLAYERS
 from services.monitoring.slos import SLOS, SPEEDS
-from tests.monitoring.promtool import PROMTOOL, WHO, Moment, Stretch, exported, judge, needs_promtool
+from tests.monitoring.promtool import (
+    PROMTOOL,
+    WHO,
+    Moment,
+    Stretch,
+    answered,
+    exported,
+    judge,
+    needs_promtool,
+)
 from tests.monitoring.promtool import told as alert_told
 
 pytestmark = needs_promtool
@@ -96,6 +107,16 @@ def test_frames_that_a_viewer_held_up_break_no_promise(tmp_path: Path) -> None:
     series = exported("frame_on_time", [Stretch(120, 0.0)], PER_MINUTE)
     assert f'frames_total{{{WHO},timing="held_up"}}' in [each["series"] for each in series]
     assert judge(tmp_path, series, seen(119)) == ""
+
+
+def test_what_is_left_of_a_budget_is_told_before_an_hour_is_over_and_after(tmp_path: Path) -> None:
+    """A quarter of what may be late is, and after three hours nothing more."""
+    [panel] = [each for each in PLAYERS.panels if each.title == "Budgets: share left of 30 days"]
+    left = f"round({filled(panel.queries[0].expr, '1m')}, 0.01)"
+    series = exported("frame_on_time", [Stretch(180, 0.25 * 0.001), Stretch(190, 0.0)], PER_MINUTE)
+    worth = [(40, 0.75), (170, 0.75), (365, 0.88)]
+    answers = [answered(left, at_min, '{slo="frame_on_time"}', value) for at_min, value in worth]
+    assert judge(tmp_path, series, [], answers=answers) == ""
 
 
 def test_promtool_objects_where_an_alert_is_silent(tmp_path: Path) -> None:

@@ -1,29 +1,25 @@
 """A real Prometheus reads a real run: every panel has something to show, and no alert fires for nothing."""
 
 import asyncio
-import json
 import math
-import shutil
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import aiohttp
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
 from services import telemetry, together
+from services.bench.boards import prometheus
 from services.engine import gpus
-from services.monitoring import rules
 from services.monitoring.boards import BOARDS
-from tests.monitoring.test_boards import INTERVALS
+from services.monitoring.panels import filled
+from tests.services.servers import free_port
 
 if TYPE_CHECKING:
     from tests.system.conftest import Client
 
-PROMETHEUS = shutil.which("prometheus")
 # What no run here does by itself: there are no GPUs, and nothing is refused, skipped or dropped.
 RARE = (
     *(metric for metric in vars(gpus).values() if isinstance(metric, MetricWrapperBase)),
@@ -31,39 +27,8 @@ RARE = (
     telemetry.LATENTS_SKIPPED,
     telemetry.LOGS_DROPPED,
     telemetry.SESSIONS_ENDED,
+    telemetry.SPANS_DROPPED,
 )
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
-@asynccontextmanager
-async def prometheus(folder: Path, metrics_port: int) -> AsyncIterator[str]:
-    """Scrapes and evaluates the rules once a second; the address of its API."""
-    assert PROMETHEUS is not None
-    document = rules.document()
-    for group in document["groups"]:
-        group["interval"] = "1s"
-    scraped = {"job_name": "livevideo", "static_configs": [{"targets": [f"127.0.0.1:{metrics_port}"]}]}
-    read = {"global": {"scrape_interval": "1s"}, "rule_files": ["rules.yaml"], "scrape_configs": [scraped]}
-    (folder / "rules.yaml").write_text(json.dumps(document))
-    (folder / "prometheus.yaml").write_text(json.dumps(read))
-    address = f"127.0.0.1:{free_port()}"
-    process = await asyncio.create_subprocess_exec(
-        PROMETHEUS,
-        f"--config.file={folder}/prometheus.yaml",
-        f"--storage.tsdb.path={folder}/series",
-        f"--web.listen-address={address}",
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        yield f"http://{address}/api/v1/query"
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def played(player: "Client", frames: int) -> None:
@@ -80,7 +45,7 @@ async def played(player: "Client", frames: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is not there; apt-get install prometheus")
+@pytest.mark.skipif(prometheus.PROGRAM is None, reason="prometheus is not there; apt-get install prometheus")
 async def test_every_panel_of_a_real_run_has_something_to_show(
     start: Callable[..., Awaitable[together.Addresses]],
     client: Callable[[together.Addresses], "Client"],
@@ -90,25 +55,20 @@ async def test_every_panel_of_a_real_run_has_something_to_show(
     addresses = await start(metrics_port=metrics_port)
     for metric in RARE:
         metric.labels(*("made-up" for _ in metric._labelnames))
-    async with prometheus(tmp_path, metrics_port) as api, aiohttp.ClientSession() as web:
+    target = f"127.0.0.1:{metrics_port}"
+    async with prometheus.running(tmp_path, [target]) as asked:
         for _ in range(2):
             await played(client(addresses), 120)
             await asyncio.sleep(2.5)
 
         async def values(expression: str) -> list[float]:
-            async with web.get(api, params={"query": expression}) as answer:
-                said: dict[str, Any] = await answer.json()
-            assert said["status"] == "success", said
-            return [float(each["value"][1]) for each in said["data"]["result"]]
+            return [series.points[0][1] for series in await asked.now(expression)]
 
         empty = []
         for board in BOARDS:
             for panel in board.panels:
                 for query in panel.queries:
-                    expression = query.expr
-                    for variable, value in {**INTERVALS, "$__rate_interval": "30s"}.items():
-                        expression = expression.replace(variable, value)
-                    if not await values(expression):
+                    if not await values(expression := filled(query.expr, "30s")):
                         empty.append(f"{board.name}: {panel.title}: {expression}")
         assert empty == []
         finite = 'slo:events:increase5m{slo="frame_on_time",model="road"}'

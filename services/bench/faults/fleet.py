@@ -104,17 +104,18 @@ async def running(
 ) -> AsyncIterator[Fleet]:
     """A fleet for as long as the block lasts, ready for players. Logs and Valkey's file go to `folder`.
 
-    settings: for the environment of each kind, by its name. modules: what a kind runs instead of our own
-    service. has_links: without them services call each other directly, and nothing can be cut.
+    settings: for the environment of a kind, or of one process, by its name. modules: what a kind runs instead
+    of our own service. has_links: without them services call each other directly, and nothing can be cut.
     """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 (before anything else runs)
     shutil.rmtree(folder / AOF_FOLDER, ignore_errors=True)  # of another fleet
     fleet = Fleet(folder)
     try:
         await _built(fleet, checkpoint, size, modules or {}, has_links)
-        for kind, chosen in (settings or {}).items():
-            for process in fleet.of(kind):
-                process.environ.update(chosen)
+        for name, chosen in (settings or {}).items():
+            for process in fleet.processes.values():
+                if name in (process.kind, process.name):
+                    process.environ.update(chosen)
         await fleet.mended()
         yield fleet
     finally:

@@ -73,6 +73,13 @@
 {{- if and .Values.metrics.dashboards.enabled (not (.Files.Glob "files/dashboards/*.json")) -}}
 {{- fail "metrics.dashboards.enabled is set and the chart has no files/dashboards; say make rules, and package it again" -}}
 {{- end -}}
+{{- $tracing := .Values.tracing -}}
+{{- if and (gt (float64 $tracing.sampling) 0.0) (not $tracing.endpoint) -}}
+{{- fail (printf "tracing.sampling is %v and tracing.endpoint is empty; say where the collector is, or leave both out" $tracing.sampling) -}}
+{{- end -}}
+{{- if and $tracing.endpoint (not (regexMatch "^https?://[^/@:]+:[0-9]+/?$" $tracing.endpoint)) -}}
+{{- fail (printf "tracing.endpoint is %q; write it with its port, and without a user, as http://collector.monitoring:4318" $tracing.endpoint) -}}
+{{- end -}}
 {{- $scaling := .Values.autoscaling -}}
 {{- if and (eq $scaling.kind "keda") (not $scaling.prometheusUrl) -}}
 {{- fail "autoscaling.kind is keda and autoscaling.prometheusUrl is empty; say where Prometheus answers" -}}

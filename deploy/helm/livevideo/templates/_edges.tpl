@@ -1,6 +1,6 @@
 {{/*
 Who calls whom: from, to, ports. A name is one of our components, or one of the peers of the values: players,
-prometheus, kuberay, dns, redis (an external one).
+prometheus, collector, kuberay, dns, redis (an external one).
 */}}
 {{- define "livevideo.edges" -}}
 {{- $ports := include "livevideo.ports" . | fromYaml }}
@@ -28,6 +28,11 @@ prometheus, kuberay, dns, redis (an external one).
 {{- range $inside }}
 - {from: {{ . }}, to: dns, ports: [53]}
 - {from: prometheus, to: {{ . }}, ports: [{{ $metrics }}]}
+{{- end }}
+{{- if .Values.tracing.endpoint }}
+{{- range list "control" "sessions" "decoder" "engine" }}
+- {from: {{ . }}, to: collector, ports: [{{ regexFind "[0-9]+/?$" $.Values.tracing.endpoint | trimSuffix "/" }}]}
+{{- end }}
 {{- end }}
 {{- if .Values.engine.ray.enabled }}
 - {from: ray-head, to: dns, ports: [53]}

@@ -40,6 +40,12 @@
 {{- end -}}
 {{- if $isTls }}{{ $_ := set $env "TLS_CALLERS" "control,decoder,engine,sessions" }}{{ end -}}
 {{- end -}}
+{{- if and $values.tracing.endpoint (ne $name "web") -}}
+{{- $_ := set $env "OTEL_EXPORTER_OTLP_ENDPOINT" $values.tracing.endpoint -}}
+{{- end -}}
+{{- if and (eq $name "control") (gt (float64 $values.tracing.sampling) 0.0) -}}
+{{- $_ := set $env "TRACE_SAMPLING" (toString $values.tracing.sampling) -}}
+{{- end -}}
 {{- if eq $name "web" -}}
 {{- $_ := set $env "PAGE_ADDRESS" (printf "0.0.0.0:%d" (int $ports.page)) -}}
 {{- $_ := set $env "SESSIONS_ADDRESS" (include "livevideo.address" (dict "root" $root "name" "sessions" "port" "public")) -}}
