@@ -26,6 +26,7 @@ STAMPS = re.findall(r"^((?:\.venv|gen)/[\w-]+):", (ROOT / "Makefile").read_text(
 # What cannot be tried here, and why; its files are looked for all the same.
 NOT_TRIED = {
     ".venv/bin/locust": "would serve a page; tests/system/test_load.py lets it play without one",
+    ".venv/bin/pip": "would install; pyproject.toml has the extra",
     "helm": "wants a cluster; `make chart` renders what it would install, with the same values",
     "prometheus": "would run on; tests/monitoring/ reads the same rules with promtool and a real Prometheus",
 }

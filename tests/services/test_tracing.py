@@ -182,7 +182,8 @@ async def test_controls_that_share_a_latent_are_linked_to_the_newest() -> None:
         assert {each.span.start_time_unix_nano for each in steps} == {395 * 10**8}
 
 
-def test_a_call_s_lines_say_what_it_concerns(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_call_s_lines_say_what_it_concerns(caplog: pytest.LogCaptureFixture) -> None:
+    """In a task, as calls are: what it begins does not outlive it."""
     telemetry.concerns(session="nobody's")  # outside of a call
     log = telemetry.logger("control")
     with caplog.at_level("INFO", "services.control"):
