@@ -23,6 +23,11 @@ REFUSALS = [
     ("gpu", ("gateway.enabled=true", "gateway.parentRefs[0].name=g"), "gateway.caConfigMap is empty"),
     ("gpu", ("autoscaling.kind=keda",), "autoscaling.prometheusUrl is empty"),
     ("gpu", ("autoscaling.kind=hpa", "autoscaling.minReplicas=9"), "autoscaling.minReplicas is 9"),
+    (
+        "gpu",
+        (*SCALED, "autoscaling.sparePercent=10", "autoscaling.maxReplicas=50"),
+        "autoscaling.sparePercent is 10: when all seats are taken",
+    ),
     ("gpu", ("engine.shards=2",), "engine.shards is 2 and engine.ray.enabled is false"),
     ("gpu", ("engine.gpus=2",), "engine.gpus is 2 and engine.ray.enabled is false"),
     ("8xh100", ("engine.shards=4",), "engine.gpus is 8 and engine.shards is 4"),
