@@ -144,7 +144,7 @@ def plot_rules(runs: Sequence[Kept], out: Path) -> None:
         axis.annotate(
             each["setting"],
             (x, y),
-            xytext=(6, (5, -12)[place % 2]),
+            xytext=(6, (5, -12, 14)[place % 3]),
             textcoords="offset points",
             fontsize="small",
         )
