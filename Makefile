@@ -155,7 +155,7 @@ clean:
 
 .venv/developing: .venv/installed
 	@echo 'Installing what developers need: tests, linters, recorders, plots, Ray'
-	@$(PIP) --quiet --editable 'libs/aapt[worlds,train,evals]' --editable '.[dev,browser,ray,monitoring,load,tracing]'
+	@$(PIP) --quiet --editable 'libs/aapt[worlds,train,evals]' --editable '.[dev,browser,ray,monitoring,load,tracing,simulate]'
 	@touch $@
 
 gen/generated: .venv/installed $(PROTOS)

@@ -57,8 +57,28 @@ redis.call('ZREM', KEYS[1], '')
 return {'ok'}
 """
 
+# Where a session is placed; a simulation puts other rules here and compares them.
+ROOMIEST = """
+-- The live replica with the most room but `without`, and its address; or nil and why.
+local function roomiest(without)
+  local best, best_address, most = nil, 'no_engine', 0
+  for _, replica in ipairs(redis.call('ZRANGEBYSCORE', replicas, now_ms, '+inf')) do
+    local free, address = room(replica)
+    if replica ~= without and free then
+      if free > most then
+        best, best_address, most = replica, address, free
+      elseif not best then
+        best_address = 'engine_full'
+      end
+    end
+  end
+  return best, best_address
+end
+"""
+
 # In front of each script that places. A seat that was not renewed is given up before anything is decided.
-SEATS = """
+SEATS = (
+    """
 local replicas, details, seats, seat_of, taken, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local WAITING, LIVE, CLOSED = '1', '2', '3'
 local DAY_MS = 86400000
@@ -103,23 +123,9 @@ end
 local function is_alive(replica)
   return has_lease(replica) and not string.match(redis.call('HGET', details, replica) or '', '^0 ')
 end
-
--- The live replica with the most room but `without`, and its address; or nil and why.
-local function roomiest(without)
-  local best, best_address, most = nil, 'no_engine', 0
-  for _, replica in ipairs(redis.call('ZRANGEBYSCORE', replicas, now_ms, '+inf')) do
-    local free, address = room(replica)
-    if replica ~= without and free then
-      if free > most then
-        best, best_address, most = replica, address, free
-      elseif not best then
-        best_address = 'engine_full'
-      end
-    end
-  end
-  return best, best_address
-end
-
+"""
+    + ROOMIEST
+    + """
 -- Whether an engine plays it: its seat was renewed, and the replica that claimed it has announced itself.
 local function lives(id)
   local found = redis.call('HMGET', session, 'state', 'holder')
@@ -131,6 +137,7 @@ end
 redis.call('ZREM', seats, '')
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', seats, '-inf', now_ms)) do leave(id) end
 """
+)
 
 # Behind it, in each script that ends sessions. KEYS 7 controls, 8 receipts, 9 snapshot.
 ENDING = """

@@ -11,10 +11,15 @@ from services.sessions.store import SessionStore
 from services.sessions.tenancy import Entrant
 from services.sessions.tenants import TenantStore
 
-_ALIVE_S = 5.0  # a place whose call has vanished is given up
+ALIVE_S = 5.0  # a place whose call has vanished is given up
 _FRONT = 4  # so many are asked more often than the others
 _SOON_S, _LATER_S = 0.2, 1.0
 _TOLD_EVERY_S = 5.0  # the expected wait changes with time, too
+
+
+def next_look_s(position: int) -> float:
+    """How long until a place in the queue is looked at again."""
+    return _SOON_S if position <= _FRONT else _LATER_S
 
 
 async def until_seated(
@@ -33,7 +38,7 @@ async def until_seated(
     try:
         while True:
             position, expected_s = await tenants.wait(
-                session_id, entrant, alive_s=_ALIVE_S, most=most, most_of_tenant=most_of_tenant
+                session_id, entrant, alive_s=ALIVE_S, most=most, most_of_tenant=most_of_tenant
             )
             if position == 0:
                 with suppress(EngineFull, NoEngine):  # a seat has gone in the meantime, with its engine
@@ -42,7 +47,7 @@ async def until_seated(
             elif position != told_position or clock() - told_at_s >= _TOLD_EVERY_S:
                 told_position, told_at_s = position, clock()
                 yield WaitResponse(place=Place(position=position, expected_wait_s=expected_s))
-            await asyncio.sleep(_SOON_S if position <= _FRONT else _LATER_S)
+            await asyncio.sleep(next_look_s(position))
         is_waiting = False
         # Who is gone by now leaves a session that expires. It is not ended: the answer may have arrived.
         yield WaitResponse(session=session)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from deploy.values import CHART
+from services.simulate.scaling import Scaling
 from tests.chart import schemas
 from tests.chart.rendering import of_kind, rendered, template
 
@@ -73,9 +74,9 @@ def timeline(tmp_path: Path, series: dict[str, str], query: str, value: float) -
     ("playing", "free", "engines"),
     [
         ((0, 0), (4, 4), 0.5),  # two spare seats are half an engine's
-        ((3, 3), (1, 1), 2.0),  # six play and two are spare: two engines, and no more
-        ((4, 4), (0, 0), 2.5),  # a third one is wanted before anybody is refused
-        ((4, 0), (0, 4), 1.5),
+        ((3, 2), (1, 2), 2.0),  # five play, and one and two are spare: two engines, and no more
+        ((4, 4), (0, 0), 2.9),  # a third one is wanted before anybody is refused
+        ((5, 0), (0, 5), 1.6),
     ],
 )
 def test_engines_are_wanted_for_players_and_spare_seats(
@@ -91,6 +92,25 @@ def test_engines_are_wanted_for_players_and_spare_seats(
             series[f'sessions_live{{{of},tenant="acme"}}'] = f"{plays}+0"
         series[f'slots_free{{namespace="other",pod="{pod}",model="road"}}'] = "100+0"
     timeline(tmp_path, series, query, engines)
+    # What services.simulate takes for the rule is this one.
+    assert Scaling().wanted(sum(playing), sum(free), len(free)) == pytest.approx(engines)
+
+
+def test_the_simulated_rule_has_the_defaults_of_the_chart() -> None:
+    chart, simulated = yaml.safe_load((CHART / "values.yaml").read_text())["autoscaling"], Scaling()
+    assert (simulated.spare_sessions, simulated.spare_percent) == (
+        chart["spareSessions"],
+        chart["sparePercent"],
+    )
+    behavior = of_kind(rendered("gpu-hpa"), "HorizontalPodAutoscaler")["engine"]["spec"]["behavior"]
+    assert behavior["scaleDown"] == {
+        "stabilizationWindowSeconds": simulated.scale_down_s,
+        "selectPolicy": "Max",
+        "policies": [
+            {"type": "Pods", "value": simulated.scale_down_pods, "periodSeconds": 60},
+            {"type": "Percent", "value": simulated.scale_down_percent, "periodSeconds": 60},
+        ],
+    }
 
 
 def test_the_readme_tells_the_query_for_an_adapter() -> None:

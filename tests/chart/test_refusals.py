@@ -29,6 +29,11 @@ REFUSALS = [
     ("local", ("tracing.endpoint=collector",), 'tracing.endpoint is "collector"; write it with its port'),
     ("gpu", ("autoscaling.kind=keda",), "autoscaling.prometheusUrl is empty"),
     ("gpu", ("autoscaling.kind=hpa", "autoscaling.minReplicas=9"), "autoscaling.minReplicas is 9"),
+    (
+        "gpu",
+        (*SCALED, "autoscaling.sparePercent=10", "autoscaling.maxReplicas=50"),
+        "autoscaling.sparePercent is 10: when all seats are taken",
+    ),
     ("gpu", ("engine.shards=2",), "engine.shards is 2 and engine.ray.enabled is false"),
     ("gpu", ("engine.gpus=2",), "engine.gpus is 2 and engine.ray.enabled is false"),
     ("8xh100", ("engine.shards=4",), "engine.gpus is 8 and engine.shards is 4"),

@@ -87,6 +87,10 @@
 {{- if and $scaling.kind (gt (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- fail (printf "autoscaling.minReplicas is %d and autoscaling.maxReplicas %d; the former may not be above the latter" (int $scaling.minReplicas) (int $scaling.maxReplicas)) -}}
 {{- end -}}
+{{- $seats := mul (sub (int $scaling.maxReplicas) 1) (int .Values.engine.slots) -}}
+{{- if and $scaling.kind (gt (int $scaling.maxReplicas) (int $scaling.minReplicas)) (lt (add (mul 100 (int $scaling.spareSessions)) (mul (int $scaling.sparePercent) $seats)) (mul 12 $seats)) -}}
+{{- fail (printf "autoscaling.sparePercent is %d: when all seats are taken, hardly a tenth more is wanted, which Kubernetes overlooks, and there would never be %d engines; make it 15 or more" (int $scaling.sparePercent) (int $scaling.maxReplicas)) -}}
+{{- end -}}
 {{- end }}
 
 {{- define "livevideo.check.engine" -}}

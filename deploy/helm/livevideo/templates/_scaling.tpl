@@ -4,14 +4,19 @@
 (sum(sessions_live{namespace={{ .Release.Namespace | quote }}}) or vector(0))
 {{- end }}
 
+{{/* For those who play, and those who may come. */}}
+{{- define "livevideo.seats" -}}
+{{ include "livevideo.playing" . }} * (1 + {{ .Values.autoscaling.sparePercent }} / 100) + {{ .Values.autoscaling.spareSessions }}
+{{- end }}
+
 {{- define "livevideo.wanted.engine" -}}
 {{- $free := printf "slots_free{namespace=%q}" .Release.Namespace -}}
 {{- $playing := include "livevideo.playing" . -}}
-({{ $playing }} + {{ .Values.autoscaling.spareSessions }}) * count({{ $free }}) / clamp_min(sum({{ $free }}) + {{ $playing }}, 1)
+({{ include "livevideo.seats" . }}) * count({{ $free }}) / clamp_min(sum({{ $free }}) + {{ $playing }}, 1)
 {{- end }}
 
 {{- define "livevideo.wanted.decoder" -}}
-({{ include "livevideo.playing" . }} + {{ .Values.autoscaling.spareSessions }}) / {{ .Values.autoscaling.sessionsPerDecoder }}
+({{ include "livevideo.seats" . }}) / {{ .Values.autoscaling.sessionsPerDecoder }}
 {{- end }}
 
 {{- define "livevideo.behavior" -}}
@@ -19,5 +24,8 @@ scaleUp:
   stabilizationWindowSeconds: 0
 scaleDown:
   stabilizationWindowSeconds: {{ .Values.autoscaling.scaleDownSeconds }}
-  policies: [{type: Pods, value: 1, periodSeconds: 60}]
+  selectPolicy: Max
+  policies:
+    - {type: Pods, value: 1, periodSeconds: 60}
+    - {type: Percent, value: {{ .Values.autoscaling.scaleDownPercent }}, periodSeconds: 60}
 {{- end }}
