@@ -40,7 +40,7 @@ _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _LEAST = {
     **{"slots": 1, "shards": 1, "interval": 1, "hours": 24, "maxReplicas": 1, "sessionsPerDecoder": 1},
     **{"hostMaxSkew": 1, "zoneMaxSkew": 1, "startupSeconds": 2, "preStopSeconds": 1, "stepSizePercent": 1},
-    "scaleDownPercent": 1,
+    **{"scaleDownPercent": 1, "upgradeAtOnce": 1},
 }
 
 

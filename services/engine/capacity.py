@@ -7,12 +7,16 @@ from collections.abc import Callable
 from services.pace import Pace
 
 _LAPSE_S = 60.0
+MOST_PHASES = 4  # whoever shares a step with fewer waits less; beyond that little is gained
+_WORTH = 0.9  # of the seats that one phase has
+_SPARE = 0.9  # of a step's room: a choice by the last of it would lose seats to the first slow moment
 
 
 class Capacity:
     """What a step for so many sessions costs, and how many seats that leaves.
 
     phases: sessions are spread evenly over so many ticks in each period; those of one phase share a step.
+    0: one, until `settle` has chosen.
     headroom: the share of the time between two ticks that a step may take.
 
     That a size is too slow is forgotten after a minute, or nobody would ever find out that it no longer is.
@@ -26,8 +30,9 @@ class Capacity:
         headroom: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._phases = phases
-        self._room_s = headroom * period_s / phases
+        self.phases = phases or 1
+        self._is_open = not phases
+        self._period_room_s = headroom * period_s
         self._clock = clock
         self._paces: defaultdict[int, Pace] = defaultdict(Pace)  # by size
         self._measured_at_s: dict[int, float] = {}
@@ -54,13 +59,36 @@ class Capacity:
         nearest = max((size for size in trusted if size <= sessions), default=min(trusted))
         return trusted[nearest] * max(1.0, sessions / nearest)
 
+    def sizes(self, slots: int) -> set[int]:
+        """How many may share a step, in a full house: what should be measured before `settle`."""
+        possible = range(1, MOST_PHASES + 1) if self._is_open else (self.phases,)
+        return {1, *(-(-slots // phases) for phases in possible)}
+
+    def settle(self, slots: int) -> None:
+        """Choose the most phases that cost next to no seat, where their number was left open.
+
+        Steps for fewer end earlier, and what they made is not all due at once; where a step for many costs
+        what one for few does, or time is short, sharing it is worth more.
+        """
+        if self._is_open and self.step_s(1):
+            wanted = _WORTH * self._seats(slots, 1)
+            self.phases = max(
+                phases
+                for phases in range(1, MOST_PHASES + 1)
+                if phases == 1 or self._seats(slots, phases, _SPARE) >= wanted
+            )
+
     def seats(self, slots: int) -> int:
         """How many of `slots` a period has time for; one always, or a slow moment would be the last that is
         ever measured."""
-        in_phase = range(1, -(-slots // self._phases) + 1)
-        sizes = [size for size in in_phase if self.step_s(size) <= self._room_s]
-        return max(1, min(slots, self._phases * max(sizes, default=0)))
+        return self._seats(slots, self.phases)
+
+    def _seats(self, slots: int, phases: int, share: float = 1.0) -> int:
+        room_s = share * self._period_room_s / phases
+        in_phase = range(1, -(-slots // phases) + 1)
+        sizes = [size for size in in_phase if self.step_s(size) <= room_s]
+        return max(1, min(slots, phases * max(sizes, default=0)))
 
     def _has_lapsed(self, size: int, took_s: float) -> bool:
         is_old = self._clock() - self._measured_at_s[size] > _LAPSE_S
-        return is_old and size > 1 and took_s > self._room_s
+        return is_old and size > 1 and took_s > self._period_room_s / self.phases

@@ -40,8 +40,9 @@ class Tick:
 class Engine:
     """Seats sessions in the slots of a world and turns it: each session has a tick every 4 video frames.
 
-    A session's ticks come in its phase, one of `phases` in each period. Who shares a phase shares a step,
-    which is cheaper where the chip is not full; phases take turns, so that none waits for the others.
+    A session's ticks come in its phase, one of `phases` in each period (0: as `Capacity.settle` chooses). Who
+    shares a phase shares a step, which is cheaper where the chip is not full; phases take turns, so
+    that none waits for the others.
 
     The world runs in a thread of its own, one call after the other, so the event loop never waits for it.
     """
@@ -55,7 +56,7 @@ class Engine:
         frames_per_second: float,
         credit_timeout_s: float = 2.0,
         headroom: float = 0.8,
-        phases: int = 1,
+        phases: int = 0,
         session_bytes: int = 0,
         torch_threads: int = 1,
         executor: Executor | None = None,
@@ -70,7 +71,6 @@ class Engine:
         self._world = world
         # At a slow pace a viewer needs longer than that to show a latent's last frame.
         self._credit_timeout_s = max(credit_timeout_s, _PATIENT_PERIODS * self.period_s)
-        self._phases = phases
         self._capacity = Capacity(period_s=self.period_s, phases=phases, headroom=headroom, clock=clock)
         self._stepping_since_s: float | None = None
         executor = executor or ThreadPoolExecutor(1, "world", torch.set_num_threads, (torch_threads,))
@@ -126,7 +126,7 @@ class Engine:
             )
         self._thread.check_memory()
         in_phase = Counter(residence.phase for residence in self._residents.values())
-        phase = min(range(self._phases), key=lambda phase: in_phase[phase])
+        phase = min(range(self._capacity.phases), key=lambda phase: in_phase[phase])
         residence = Residence(self._free_slots.popleft(), phase, self.clock(), self._free)
         self._residents[residence.slot] = residence
         return residence
@@ -134,13 +134,16 @@ class Engine:
     async def warm_up(self, steps: int) -> None:
         """Play alone and in a full house, so that the first session finds everything ready, its cost known.
 
+        From then on there are as many phases as there will be.
+
         Raises OutOfMemory where a full house does not fit.
         """
         rows = self.builder.steering().rows(still(self.keys))
-        for sessions in {1, -(-self._world.slots // self._phases)}:
+        for sessions in self._capacity.sizes(self._world.slots):
             play = partial(timed_steps, self._world, sessions, steps, rows, self.clock)
             for step_s in await self._thread.call(play):
                 self._capacity.measured(sessions, step_s)
+        self._capacity.settle(self._world.slots)
 
     async def probe(self) -> None:
         """Whether a slot can be had again, after it could not; `trouble` says what came out."""
@@ -156,21 +159,21 @@ class Engine:
 
         Ticks that are a period late are left out, for good.
         """
-        start_s = self.clock()
+        start_s, phases = self.clock(), self._capacity.phases
         n = 0
         while not self._is_stopping:
             n += 1
-            due_s = start_s + n * self.period_s / self._phases
+            due_s = start_s + n * self.period_s / phases
             await self._sleep(max(0.0, due_s - self.clock()))
             late_s = max(0.0, self.clock() - due_s)
             missed = int(late_s // self.period_s)
-            n += missed * self._phases
+            n += missed * phases
             late = [(residence, "engine_late") for residence in self._residents.values() if residence.is_due]
             for residence in self._residents.values():
                 # Credits may have come and lie unread: a long delay is the engine's, not the viewers'.
                 residence.credit_at_s += late_s if missed else 0.0
             lateness_s = [late_s - i * self.period_s for i in range(missed + 1)]
-            await self.tick(lateness_s, late * missed, phase=n % self._phases)
+            await self.tick(lateness_s, late * missed, phase=n % phases)
 
     async def tick(
         self,

@@ -52,7 +52,9 @@ class Settings:
     fp8: bool = False  # linear layers in fp8; needs torchao
     slots: int = 4  # how many sessions the cache has room for
     headroom: float = 0.8  # share of each period that steps may take
-    phases: int = 1  # sessions step together in so many groups, one after the other within a period
+    # Sessions step together in so many groups, one after the other within a period; 0: as many as cost next
+    # to no seat, by what steps take.
+    phases: int = 0
     warm_up_steps: int = 8  # measured past the window before anybody is seated; 0: none
     # Left for one more session: its window when it is resumed, its latents that wait, its first picture.
     session_bytes: int = 64 << 20
@@ -72,7 +74,7 @@ class Settings:
     tracing: Tracing = field(default_factory=Tracing)
 
     def __post_init__(self) -> None:
-        least_of = {"slots": 1, "phases": 1, "warm_up_steps": 0, "torch_threads": 1, "past_latents": 1}
+        least_of = {"slots": 1, "phases": 0, "warm_up_steps": 0, "torch_threads": 1, "past_latents": 1}
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise BadSetting(f"{name.upper()} is {getattr(self, name)}; it must be {least} or more")

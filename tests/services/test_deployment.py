@@ -89,7 +89,7 @@ def test_more_ranks_than_this_machine_could_run_are_refused_before_any_is_starte
         run(deployment.Settings(replicas=10_000), engine)
 
 
-@pytest.mark.parametrize("wrong", [{"slots": 0}, {"phases": 0}, {"headroom": 0.0}, {"headroom": 1.5}])
+@pytest.mark.parametrize("wrong", [{"slots": 0}, {"phases": -1}, {"headroom": 0.0}, {"headroom": 1.5}])
 def test_an_engine_without_room_for_anybody_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(BadSetting, match=next(iter(wrong)).upper()):
         EngineSettings(**wrong)  # type: ignore[arg-type]

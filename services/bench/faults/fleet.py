@@ -108,7 +108,7 @@ async def running(
     of our own service. has_links: without them services call each other directly, and nothing can be cut.
     """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 (before anything else runs)
-    shutil.rmtree(folder / AOF_FOLDER, ignore_errors=True)  # of another fleet
+    shutil.rmtree(folder / AOF_FOLDER, ignore_errors=True)  # sessions and engines of another fleet
     fleet = Fleet(folder)
     try:
         await _built(fleet, checkpoint, size, modules or {}, has_links)

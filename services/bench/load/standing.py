@@ -1,7 +1,6 @@
 """`standing`: the services that are put under load, one process each, and what they take of the processor."""
 
 import asyncio
-import shutil
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -61,8 +60,6 @@ async def standing(model: str, checkpoint: Path, logs: Path, phases: int = 0) ->
         decoder |= {"SESSION_BYTES": str(NULL_SESSION_BYTES)}
     if phases:
         engine |= {"PHASES": str(phases)}
-    # What Valkey kept of an earlier run, sessions and engines too, is not this one's.
-    shutil.rmtree(logs / "appendonlydir", ignore_errors=True)
     async with fleet.running(
         logs,
         checkpoint,
