@@ -86,7 +86,7 @@ SESSIONS_ENDED = Counter(
     "sessions_ended_total", "Sessions that ended while they were played", ("tenant", "model", "reason")
 )
 SESSIONS_LIVE = Gauge("sessions_live", "Sessions that an engine plays now", ("tenant", "model"))
-SLOTS_FREE = Gauge("slots_free", "Slots of this engine that no session holds", ("model",))
+SEATS_FREE = Gauge("seats_free", "Sessions that this engine would seat now, beside those it has", ("model",))
 READY = Gauge("ready_seconds", "From the beginning of the process to its first readiness", ("service",))
 CONTROLS_REFUSED = Counter(
     "controls_refused_total", "Controls that changed nothing", ("tenant", "model", "reason")

@@ -142,7 +142,10 @@ class Told:
         self._promises.session(is_kept=False)
         self._fire(what, 0.0, error=error)
 
-    def ended(self) -> None:
+    def ended(self, timeline: Timeline) -> None:
+        if not self._is_slow:
+            for took_s in timeline.control_to_frame_s[self._controls :]:
+                self._promises.controls(took_s)
         self._promises.session(is_kept=True)
 
     def _fire(self, name: str, took_s: float, size_bytes: int = 0, error: Exception | None = None) -> None:

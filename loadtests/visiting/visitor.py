@@ -52,8 +52,8 @@ class Audience(Protocol):
     def failed(self, what: str, error: Exception) -> None:
         """It was not let in, or its session broke."""
 
-    def ended(self) -> None:
-        """It has had what it came for."""
+    def ended(self, timeline: Timeline) -> None:
+        """It has had what it came for, but for the controls that `timeline` awaits in vain."""
 
 
 class Visitor:
@@ -91,7 +91,8 @@ class Visitor:
         except TimeoutError as error:
             audience.failed("session", error)
         else:
-            audience.ended()
+            timeline.end(time.monotonic())
+            audience.ended(timeline)
         finally:
             self._has_left = True
             if pressing is not None:

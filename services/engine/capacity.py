@@ -2,14 +2,16 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from services.pace import Pace
 
 _LAPSE_S = 60.0
 MOST_PHASES = 4  # whoever shares a step with fewer waits less; beyond that little is gained
-_WORTH = 0.9  # of the seats that one phase has
-_SPARE = 0.9  # of a step's room: a choice by the last of it would lose seats to the first slow moment
+_WORTH = 0.9  # of the seats that one phase has,
+_WORTH_SLOWER, _SLOWER = 0.8, 1.1  # and so many of them if steps turn out so much slower
 
 
 class Capacity:
@@ -45,19 +47,11 @@ class Capacity:
     def step_s(self, sessions: int) -> float:
         """What a step for so many takes. 0: nothing is known.
 
-        A size that was not measured costs what the nearest smaller one does a session: sessions share some of
-        a step's cost, so this is too much rather than too little. Below the smallest, it costs as much as
-        that.
+        Between two sizes that were measured it lies between theirs. Above the largest, a session costs what
+        it does there: sessions share some of a step's cost, so this is too much rather than too little. Below
+        the smallest, a step costs as much as that.
         """
-        trusted = {
-            size: took_s
-            for size, pace in self._paces.items()
-            if (took_s := pace.median_s) is not None and not self._has_lapsed(size, took_s)
-        }
-        if not trusted:
-            return 0.0
-        nearest = max((size for size in trusted if size <= sessions), default=min(trusted))
-        return trusted[nearest] * max(1.0, sessions / nearest)
+        return _of_size(self._measured_s(), sessions)
 
     def sizes(self, slots: int) -> set[int]:
         """How many may share a step, in a full house: what should be measured before `settle`."""
@@ -71,11 +65,15 @@ class Capacity:
         what one for few does, or time is short, sharing it is worth more.
         """
         if self._is_open and self.step_s(1):
-            wanted = _WORTH * self._seats(slots, 1)
+            whole = self._seats(slots, 1)
             self.phases = max(
                 phases
                 for phases in range(1, MOST_PHASES + 1)
-                if phases == 1 or self._seats(slots, phases, _SPARE) >= wanted
+                if phases == 1
+                or (
+                    self._seats(slots, phases) >= _WORTH * whole
+                    and self._seats(slots, phases, _SLOWER) >= _WORTH_SLOWER * whole
+                )
             )
 
     def seats(self, slots: int) -> int:
@@ -83,12 +81,30 @@ class Capacity:
         ever measured."""
         return self._seats(slots, self.phases)
 
-    def _seats(self, slots: int, phases: int, share: float = 1.0) -> int:
-        room_s = share * self._period_room_s / phases
+    def _seats(self, slots: int, phases: int, slower: float = 1.0) -> int:
+        room_s, measured_s = self._period_room_s / phases / slower, self._measured_s()
         in_phase = range(1, -(-slots // phases) + 1)
-        sizes = [size for size in in_phase if self.step_s(size) <= room_s]
+        sizes = [size for size in in_phase if _of_size(measured_s, size) <= room_s]
         return max(1, min(slots, phases * max(sizes, default=0)))
+
+    def _measured_s(self) -> dict[int, float]:
+        """What each size takes, as far as that can be believed."""
+        return {
+            size: took_s
+            for size, pace in sorted(self._paces.items())
+            if (took_s := pace.median_s) is not None and not self._has_lapsed(size, took_s)
+        }
 
     def _has_lapsed(self, size: int, took_s: float) -> bool:
         is_old = self._clock() - self._measured_at_s[size] > _LAPSE_S
         return is_old and size > 1 and took_s > self._period_room_s / self.phases
+
+
+def _of_size(measured_s: Mapping[int, float], sessions: int) -> float:
+    """measured_s: by size, in rising order."""
+    if not measured_s:
+        return 0.0
+    sizes = list(measured_s)
+    if sessions > sizes[-1]:
+        return measured_s[sizes[-1]] * sessions / sizes[-1]
+    return float(np.interp(sessions, sizes, list(measured_s.values())))

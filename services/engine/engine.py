@@ -90,6 +90,10 @@ class Engine:
         return len(self._free_slots)
 
     @property
+    def seats_taken(self) -> int:
+        return self._world.slots - len(self._free_slots)
+
+    @property
     def past_needed(self) -> int:
         """How many of a session's last latents the world needs to go on, besides the first two."""
         return self._world.window + 2

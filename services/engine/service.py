@@ -220,6 +220,8 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
     async def _announce(self) -> None:
         is_heard = True
         while True:
+            free = max(0, self._offered - self.engine.seats_taken)
+            telemetry.SEATS_FREE.labels(self._model.name).set(free)
             if self._address:
                 try:
                     await self._sessions.Announce(
@@ -243,9 +245,14 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             replica=self._replica,
             address=self._address,
             model=self._model,
-            slots=0 if self._is_leaving.is_set() else self.engine.slots_offered,
+            slots=self._offered,
             step_s=self.engine.step_s,
         )
+
+    @property
+    def _offered(self) -> int:
+        """How many sessions may be seated here at once: none while it drains, or once it is of no use."""
+        return 0 if self._is_leaving.is_set() or self.failure() else self.engine.slots_offered
 
     def _observe(self, tick: Tick) -> None:
         model = self._model.name
@@ -256,7 +263,6 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
         for residence, reason in tick.skipped:
             tenant = telemetry.tenant_label(self._tenants.get(residence, ""))
             telemetry.LATENTS_SKIPPED.labels(tenant, model, reason).inc()
-        telemetry.SLOTS_FREE.labels(model).set(self.engine.slots_free)
 
     @property
     def _sessions(self) -> "SeatServiceAsyncStub":

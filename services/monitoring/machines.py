@@ -36,7 +36,7 @@ ENGINE = Board(
             "none",
             (
                 Query(f"sum by (model) (sessions_live{{{OF_MODEL}}})", "played, {{model}}"),
-                Query(f"sum by (model) (slots_free{{{OF_MODEL}}})", "free, {{model}}"),
+                Query(f"sum by (model) (seats_free{{{OF_MODEL}}})", "free, {{model}}"),
             ),
             "Where no slot is free, newcomers are refused or wait.",
         ),

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from services import telemetry
-from services.errors import NoEngine, PeerUnavailable, ServiceError, StoreUnavailable
+from services.errors import NoEngine, PeerUnavailable, ServiceError, ServiceStopping, StoreUnavailable
 from services.sessions.brake import Brake
 
 # A service is missing. Seats and quotas that are used up, and what a request has wrong, are another matter.
@@ -16,8 +16,12 @@ _WANTING = (NoEngine, PeerUnavailable, StoreUnavailable)
 
 @dataclass
 class Opening:
-    """Who asks, and what they get, as far as it is known."""
+    """Who asks, and what they get, as far as it is known.
 
+    asker: as they have shown; where nobody is asked for a key, `tenant` is what they say.
+    """
+
+    asker: str = ""
     tenant: str = ""
     model: str = ""
 
@@ -35,24 +39,25 @@ class Openings:
 
         What is refused is held back as the brake says; that is not part of the decision's time.
         """
-        refused = False
-        begun_s, outcome, opening = time.perf_counter(), "opened", Opening()
+        is_braked = False
+        begun_s, outcome, opening = time.perf_counter(), "left", Opening()
         try:
             yield opening
         except Exception as error:
-            refused = isinstance(error, ServiceError)
+            is_braked = isinstance(error, ServiceError) and not isinstance(error, ServiceStopping)
             outcome = error.reason if isinstance(error, ServiceError) else "internal"
             if not isinstance(error, ServiceError) or isinstance(error, _WANTING):
                 self._count(opening.tenant, self._name(asked), "not_opened")
             raise
         else:
+            outcome = "opened"
             self._served.add(opening.model)
             self._count(opening.tenant, opening.model, "opened")
         finally:
             if is_timed:
                 telemetry.ADMISSION.labels(outcome).observe(time.perf_counter() - begun_s)
-            if refused:
-                await asyncio.sleep(self._brake.wait_s(opening.tenant))
+            if is_braked:
+                await asyncio.sleep(self._brake.wait_s(opening.asker))
 
     def _name(self, asked: str) -> str:
         only = next(iter(self._served)) if len(self._served) == 1 else ""

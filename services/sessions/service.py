@@ -18,6 +18,7 @@ from livevideo.v1.session_pb2 import (
     NoticesRequest,
     OpenRequest,
     Session,
+    WaitResponse,
 )
 from services import telemetry
 from services.app import Context, Host, until_one_ends
@@ -204,21 +205,20 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
     async def Open(self, request: OpenRequest, context: Context) -> Session:
         async with self._openings.deciding(request.model) as opening:
             entrant = await self._there().access.entrant(context)
-            opening.tenant = entrant.tenant
+            opening.asker = opening.tenant = entrant.tenant
             session = await self._store.open(await self._record(request, entrant), entrant)
             opening.tenant, opening.model = session.tenant, session.model.name
-        telemetry.concerns(session=session.session_id, tenant=session.tenant, epoch=session.epoch)
-        log.info("session opened", replica=session.replica)
+        _tell_opened(session)
         return session
 
     # grpc.aio also takes a coroutine that writes to the context; the stubs know generators only.
     async def Wait(self, request: OpenRequest, context: Context) -> None:  # type: ignore[override]
         async with self._openings.deciding(request.model, is_timed=False) as opening:
             entrant = await self._there().access.entrant(context)
-            opening.tenant = entrant.tenant
+            opening.asker = opening.tenant = entrant.tenant
             record = await self._record(request, entrant)
             opening.tenant, opening.model = record.tenant, record.model.name
-            telemetry.concerns(session=record.session_id, tenant=record.tenant, epoch=record.epoch)
+            telemetry.concerns(tenant=record.tenant)
             places = until_seated(
                 self._store,
                 self._there().tenants,
@@ -267,8 +267,15 @@ class SessionService(session_pb2_grpc.SessionServiceServicer):
         return ListModelsResponse(models=live.values())
 
 
+def _tell_opened(session: Session) -> None:
+    telemetry.concerns(session=session.session_id, tenant=session.tenant, epoch=session.epoch)
+    log.info("session opened", replica=session.replica)
+
+
 async def _written(messages: AsyncGenerator[Any, None], context: Context) -> None:
     """Writes messages as they come; they are closed with the call."""
     async with contextlib.aclosing(messages):
         async for message in messages:
+            if isinstance(message, WaitResponse) and message.HasField("session"):
+                _tell_opened(message.session)
             await context.write(message)

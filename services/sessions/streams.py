@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from services.errors import PeerUnavailable, TooManyStreams
+from services.errors import ServiceStopping, TooManyStreams
 
 
 class Streams:
@@ -29,9 +29,9 @@ class Streams:
             await asyncio.wait(self._open, timeout=grace_s)
 
     async def until_stopping(self) -> None:
-        """Beside the other parts of a stream. Raises PeerUnavailable."""
+        """Beside the other parts of a stream. Raises ServiceStopping."""
         await self._stopping.wait()
-        raise PeerUnavailable("this instance of sessions is stopping; call again", retry_after_s=0.1)
+        raise ServiceStopping("this instance of sessions is stopping; call again", retry_after_s=0.1)
 
     @contextmanager
     def opened(self) -> Iterator[None]:

@@ -206,4 +206,5 @@ class Engines:
             if old.state is State.SERVING:
                 self._start()
                 self._drain(old)
-            self._outcome.upgrade_s = self._agenda.now_s - self._upgrade_began_s
+            serves_s = self._agenda.now_s + self._scenario.start_s
+            self._outcome.upgrade_s = serves_s - self._upgrade_began_s

@@ -51,7 +51,7 @@ class StepCost:
         return 1 - NormalDist().cdf(math.log(over) / self.jitter) if over < math.inf else 0.0
 
     def seats(self, speed: float) -> int:
-        """What an engine finds by playing alone and in a full house, as real ones do. speed: 1.1 is slow."""
+        """What an engine finds that plays in one phase and has measured every size. speed: 1.1 is slow."""
         capacity = Capacity(period_s=self.period_s, phases=1, headroom=self.headroom, clock=lambda: 0.0)
         for sessions in range(1, self.slots + 1):
             for _ in range(_WARM_UP_STEPS):

@@ -19,9 +19,9 @@ from livevideo_client.comeback import Silence, Viewer
 from services import telemetry
 from services.app import until_one_ends
 from services.credentials import Metadata, bearer
-from services.errors import BadRequest, PeerUnavailable, ServiceError, StoreUnavailable
+from services.errors import BadRequest, PeerUnavailable, ServiceError
 from services.relay import refusal_in
-from services.web.steering import RETRY_S, Steering
+from services.web.steering import PASSING, RETRY_S, Steering
 
 if TYPE_CHECKING:
     from livevideo.v1.frame_pb2_grpc import FrameServiceAsyncStub
@@ -103,7 +103,7 @@ class PagePlayer:
                 async for notice in self._sessions.Notices(request, metadata=credentials):
                     await self._tell("notice", reason=notice.reason, ends_at_s=notice.ends_at_s)
             except grpc.aio.AioRpcError as error:
-                if not isinstance(refusal_in(error), StoreUnavailable | PeerUnavailable):
+                if not isinstance(refusal_in(error), PASSING):
                     raise
             await asyncio.sleep(RETRY_S)
 

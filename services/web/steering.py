@@ -10,12 +10,13 @@ from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Keys
 from services import telemetry
 from services.app import until_one_ends
 from services.credentials import Metadata
-from services.errors import PeerUnavailable, ServiceError, StoreUnavailable
+from services.errors import PeerUnavailable, ServiceError, ServiceStopping, StoreUnavailable
 from services.relay import refusal_in
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
 
+PASSING = (StoreUnavailable, PeerUnavailable, ServiceStopping)  # another instance may not, or a little later
 RETRY_S = 1.0  # where a refusal does not say when to try again
 log = telemetry.logger("web")
 
@@ -59,7 +60,7 @@ class Steering:
                 return await self._send(session_id, credentials)
             except grpc.aio.AioRpcError as error:
                 refusal = refusal_in(error)
-                if not isinstance(refusal, StoreUnavailable | PeerUnavailable):
+                if not isinstance(refusal, PASSING):
                     raise
             log.warning("keys not heard", reason=refusal.reason)
             await self._unheard(refusal)

@@ -56,12 +56,13 @@ def test_a_chart_without_its_files_says_so(value: str) -> None:
     assert "make rules" in done.stderr
 
 
-def timeline(tmp_path: Path, series: dict[str, str], query: str, value: float) -> None:
-    """What promtool answers to `query` after an hour of these series."""
+def timeline(tmp_path: Path, series: dict[str, str], query: str, value: float | None) -> None:
+    """What promtool answers to `query` after an hour of these series. None: nothing."""
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("there is no promtool; apt-get install prometheus")
-    expected = {"expr": query, "eval_time": "1h", "exp_samples": [{"labels": "{}", "value": value}]}
+    samples = [] if value is None else [{"labels": "{}", "value": value}]
+    expected = {"expr": query, "eval_time": "1h", "exp_samples": samples}
     inputs = [{"series": name, "values": f"{text}x60"} for name, text in series.items()]
     test = {"tests": [{"interval": "1m", "input_series": inputs, "promql_expr_test": [expected]}]}
     path = tmp_path / "test.yaml"
@@ -87,13 +88,20 @@ def test_engines_are_wanted_for_players_and_spare_seats(
     series = {}
     for pod, (plays, seats) in enumerate(zip(playing, free, strict=True)):
         of = f'namespace="worlds",pod="engine-{pod}",model="road"'
-        series[f"slots_free{{{of}}}"] = f"{seats}+0"
+        series[f"seats_free{{{of}}}"] = f"{seats}+0"
         if plays:
             series[f'sessions_live{{{of},tenant="acme"}}'] = f"{plays}+0"
-        series[f'slots_free{{namespace="other",pod="{pod}",model="road"}}'] = "100+0"
+        series[f'seats_free{{namespace="other",pod="{pod}",model="road"}}'] = "100+0"
     timeline(tmp_path, series, query, engines)
     # What services.simulate takes for the rule is this one.
     assert Scaling().wanted(sum(playing), sum(free), len(free)) == pytest.approx(engines)
+
+
+@pytest.mark.parametrize("name", ["engine", "decoder"])
+def test_where_no_engine_is_read_nothing_is_wanted_and_all_stays_as_it_is(tmp_path: Path, name: str) -> None:
+    trigger = of_kind(rendered("gpu-keda"), "ScaledObject")[name]["spec"]["triggers"][0]["metadata"]
+    assert trigger["ignoreNullValues"] == "false"
+    timeline(tmp_path, {'sessions_live{namespace="worlds",model="road"}': "3+0"}, trigger["query"], None)
 
 
 def test_the_simulated_rule_has_the_defaults_of_the_chart() -> None:

@@ -53,6 +53,18 @@ def test_who_has_stopped_is_answered_at_once_again() -> None:
     assert brake.wait_s("loud") > 0
 
 
+async def test_who_gives_himself_other_names_is_one_and_the_same(session_stub: Sessions) -> None:
+    """Where nobody is asked for a key."""
+
+    async def one(number: int) -> None:
+        call = session_stub.Wait(OpenRequest(model="none", tenant=f"name-{number}"))
+        assert isinstance(await refused(call.read()), errors.NoEngine)
+
+    begun_s = time.monotonic()
+    await asyncio.gather(*(one(number) for number in range(20)))
+    assert time.monotonic() - begun_s > 0.8
+
+
 async def test_a_refusal_that_was_held_back_says_the_same(session_stub: Sessions) -> None:
     async def one() -> None:
         assert isinstance(await refused(session_stub.Open(OpenRequest(model="none"))), errors.NoEngine)

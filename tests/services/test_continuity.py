@@ -138,6 +138,27 @@ async def test_only_want_of_a_service_is_counted_against_it() -> None:
     assert counted("session_outcomes_total", session, outcome="not_opened") == 1
 
 
+async def test_a_service_that_stops_breaks_no_promise_and_is_told_at_once() -> None:
+    openings, session = Openings(Brake(0.1)), Session(tenant="of-stops", model=Model(name="road"))
+    async with openings.deciding("") as opening:
+        opening.tenant, opening.model = session.tenant, "road"
+    async with asyncio.timeout(60):  # a brake that tells one in ten seconds would hold back the second one
+        for _ in range(50):
+            await refused(openings, "", session.tenant, errors.ServiceStopping("it stops"))
+    assert counted("session_outcomes_total", session, outcome="not_opened") == 0
+
+
+async def test_who_does_not_wait_for_the_decision_was_not_opened() -> None:
+    def seen(outcome: str) -> float:
+        return REGISTRY.get_sample_value("admission_seconds_count", {"outcome": outcome}) or 0.0
+
+    opened, left = seen("opened"), seen("left")
+    with contextlib.suppress(asyncio.CancelledError):
+        async with Openings(Brake(10.0)).deciding("road"):
+            raise asyncio.CancelledError
+    assert (seen("opened"), seen("left")) == (opened, left + 1)
+
+
 async def test_a_model_that_was_never_opened_gets_no_series_of_its_own() -> None:
     await refused(Openings(Brake(10.0)), "made-up", "of-names", errors.NoEngine("there is none"))
     labels = {"tenant": "of-names", "model": "made-up", "outcome": "not_opened"}

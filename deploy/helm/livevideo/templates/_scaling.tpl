@@ -1,4 +1,4 @@
-{{/* PromQL: how many engines and decoders are wanted. A pod more for each whole one that players and spare seats fill. */}}
+{{/* PromQL: how many engines and decoders are wanted; nothing where no engine is read. A pod more for each whole one that players and spare seats fill. */}}
 
 {{- define "livevideo.playing" -}}
 (sum(sessions_live{namespace={{ .Release.Namespace | quote }}}) or vector(0))
@@ -10,13 +10,13 @@
 {{- end }}
 
 {{- define "livevideo.wanted.engine" -}}
-{{- $free := printf "slots_free{namespace=%q}" .Release.Namespace -}}
+{{- $free := printf "seats_free{namespace=%q}" .Release.Namespace -}}
 {{- $playing := include "livevideo.playing" . -}}
 ({{ include "livevideo.seats" . }}) * count({{ $free }}) / clamp_min(sum({{ $free }}) + {{ $playing }}, 1)
 {{- end }}
 
 {{- define "livevideo.wanted.decoder" -}}
-({{ include "livevideo.seats" . }}) / {{ .Values.autoscaling.sessionsPerDecoder }}
+({{ include "livevideo.seats" . }}) / {{ .Values.autoscaling.sessionsPerDecoder }} and on() count(seats_free{namespace={{ .Release.Namespace | quote }}})
 {{- end }}
 
 {{- define "livevideo.behavior" -}}
