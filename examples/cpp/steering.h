@@ -74,8 +74,8 @@ class Steering {
         write_rest(guard);
         guard.unlock();
       }
-      const grpc::Status status = call_->Finish();
       guard.lock();
+      const grpc::Status status = call_->Finish();
       call_.reset();
       if (is_closing_) return;
       if (!status.ok() && !passes(status, *context_, has_worked)) {
