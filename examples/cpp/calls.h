@@ -1,11 +1,13 @@
 // What every call needs: who one is, how long one waits, and what a refusal says.
 #pragma once
+#include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -51,6 +53,24 @@ inline bool passes(const grpc::Status& status, const grpc::ClientContext& contex
 inline void bear(grpc::ClientContext& context, const std::string& secret) {
   if (!secret.empty()) context.AddMetadata("authorization", "Bearer " + secret);
 }
+
+// Cancels a call where nobody sets it again in time: Read alone waits for as long as the other end hangs.
+class Alarm {
+ public:
+  explicit Alarm(std::shared_ptr<grpc::ClientContext> call) : call_(std::move(call)) {}
+
+  void set(double within_s) {
+    const auto within = std::chrono::microseconds(int64_t(1e6 * std::max(0.0, within_s)));
+    alarm_ = std::make_unique<grpc::Alarm>();  // the one before is off
+    alarm_->Set(std::chrono::system_clock::now() + within, [call = call_](bool is_due) {
+      if (is_due) call->TryCancel();
+    });
+  }
+
+ private:
+  const std::shared_ptr<grpc::ClientContext> call_;
+  std::unique_ptr<grpc::Alarm> alarm_;
+};
 
 inline void answer_within(grpc::ClientContext& context, std::chrono::seconds most) {
   context.set_deadline(std::chrono::system_clock::now() + most);

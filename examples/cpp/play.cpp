@@ -18,7 +18,9 @@ using namespace livevideo::v1;
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kAnswer = std::chrono::seconds(15);
-constexpr int kPingMs = 2000;  // who does not answer a ping for so long hangs
+constexpr auto kLeave = std::chrono::seconds(5);
+constexpr double kFirstFrameS = 10.0, kFrameS = 2.0;  // who brings none for so long hangs
+constexpr int kPingMs = 2000;  // who does not answer a ping for so long is gone
 
 // Keys that are down, from so many seconds after the first frame on.
 const std::vector<std::pair<double, std::vector<std::string>>> kScript = {
@@ -64,39 +66,41 @@ struct Sights {
 
 // Watches for so long, or until the session ends. Throws what ends it, once a seat is not kept any longer.
 void watch(FrameService::Stub& decoder, const Session& session, double seconds, Steering& steering, Sights& sights) {
+  const auto left_s = [&] { return sights.frames ? seconds - seconds_since(sights.first) : HUGE_VAL; };
   size_t line = 0;
   bool is_away = false;
-  for (auto heard = Clock::now();;) {
-    grpc::ClientContext context;
-    bear(context, session.token());
-    const auto call = decoder.Watch(&context);
+  for (auto heard = Clock::now(); left_s() > 0.0;) {
+    const auto context = std::make_shared<grpc::ClientContext>();
+    bear(*context, session.token());
+    Alarm alarm(context);
+    alarm.set(std::min(kFirstFrameS, left_s()));
+    const auto call = decoder.Watch(context.get());
     WatchRequest said;
     said.mutable_start()->set_session_id(session.session_id());
     said.mutable_start()->set_format(FRAME_FORMAT_RGB8);
     said.mutable_start()->set_from_frame_index(sights.next_index);
     call->Write(said);
-    for (WatchResponse response; call->Read(&response);) {
+    for (WatchResponse response; left_s() > 0.0 && call->Read(&response);) {
       if (!response.has_frame()) continue;
       sights.saw(response.frame());
+      alarm.set(std::min(kFrameS, left_s()));
       heard = Clock::now();
       is_away = false;
-      const double played_s = seconds_since(sights.first);
-      if (line < kScript.size() && played_s >= kScript[line].first) steering.hold(kScript[line++].second);
+      if (line < kScript.size() && seconds_since(sights.first) >= kScript[line].first)
+        steering.hold(kScript[line++].second);
       // Here a game draws the frame. That it was shown is the permission to send another one.
       said.mutable_shown()->set_frame_index(response.frame().index());
       call->Write(said);
-      if (played_s >= seconds) {
-        context.TryCancel();
-        call->Finish();
-        return;
-      }
     }
+    if (left_s() <= 0.0) context->TryCancel();
     const grpc::Status status = call->Finish();
-    if (status.ok()) return;
-    if (!passes(status, context, sights.frames > 0) || seconds_since(heard) > kLeaseS) throw refused(status, context);
+    if (status.ok() || left_s() <= 0.0) return;
+    const bool is_silent = status.error_code() == grpc::CANCELLED;  // by the alarm
+    const auto why = is_silent ? std::runtime_error("no frame came") : refused(status, *context);
+    const bool is_passing = is_silent || passes(status, *context, sights.frames > 0);
+    if (!is_passing || seconds_since(heard) > kLeaseS) throw why;
     if (!is_away) {
-      std::cout << "frames broke off (" << status.error_message() << "); coming back for frame " << sights.next_index
-                << "\n";
+      std::cout << "frames broke off (" << why.what() << "); coming back for frame " << sights.next_index << "\n";
       sights.comebacks++;
     }
     is_away = true;
@@ -123,6 +127,17 @@ Session entered(SessionService::Stub& sessions, const std::string& session_id, c
   }
   if (!status.ok()) throw refused(status, context);
   return session;
+}
+
+// Ends the session: its seat is free at once.
+void leave(SessionService::Stub& sessions, const Session& session) {
+  grpc::ClientContext context;
+  answer_within(context, kLeave);
+  bear(context, session.token());
+  CloseRequest request;
+  request.set_session_id(session.session_id());
+  CloseResponse response;
+  sessions.Close(&context, request, &response);  // what cannot be told to anybody expires
 }
 
 // Throws where it is none.
@@ -158,18 +173,17 @@ void play(std::map<std::string, std::string> options) {
   std::cout << "session " << session.session_id() << ": " << session.model().name() << ", "
             << session.model().width_px() << "x" << session.model().height_px() << "\n";
   Sights sights;
-  {
+  std::exception_ptr broken;
+  try {
     Steering steering(channel, session);
     watch(*FrameService::NewStub(channel), session, seconds, steering, sights);
+  } catch (const std::exception&) {
+    broken = std::current_exception();
   }
-  grpc::ClientContext context;
-  answer_within(context, kAnswer);
-  bear(context, session.token());
-  CloseRequest closing;
-  closing.set_session_id(session.session_id());
-  CloseResponse closed;
-  sessions->Close(&context, closing, &closed);  // what cannot be told to anybody expires
+  // A session that was joined and not seen is left to whoever plays it.
+  if (sights.frames || options["--session"].empty()) leave(*sessions, session);
   sights.print();
+  if (broken) std::rethrow_exception(broken);
 }
 
 int main(int count, char** words) {

@@ -28,12 +28,14 @@ async def run(
     *words: str | Path,
     variables: Mapping[str, str] | None = None,
     on_line: Callable[[str], None] = lambda line: None,
+    until: str | None = None,
 ) -> Ended:
     """Runs a program to its end, in no folder of ours. variables: its environment, beside PATH and HOME.
-    on_line: told each line of its output when it is said."""
+    on_line: told each line of its output when it is said. until: its input ends when a line begins so."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         *(str(word) for word in words),
+        stdin=asyncio.subprocess.DEVNULL if until is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         cwd="/",
@@ -48,6 +50,8 @@ async def run(
             async for line in process.stdout:
                 said.append(line.decode())
                 on_line(said[-1])
+                if until is not None and process.stdin is not None and said[-1].startswith(until):
+                    process.stdin.close()
             err = await complaining
             await process.wait()
     finally:
@@ -76,7 +80,16 @@ def missing_for_cpp() -> str:
 
 def cpp_player() -> tuple[str, ...]:
     """examples/cpp, built where its sources are newer. Raises CalledProcessError with what make said."""
+    return _made("play")
+
+
+def cpp_steerer() -> tuple[str, ...]:
+    """tests/client/steer.cpp, built like it; what to say: an address, and how many controls at once."""
+    return _made("steer", f"VPATH={ROOT / 'tests/client'}", "CPPFLAGS=-I.")
+
+
+def _made(program: str, *variables: str) -> tuple[str, ...]:
     # What is run a few times need not be optimised; it compiles in two thirds of the time.
-    words = ("make", "--silent", "-C", str(ROOT / "examples/cpp"), "CXXFLAGS=-O0")
-    subprocess.run(words, check=True, timeout=1200)
-    return (str(ROOT / "out/cpp/play"),)
+    words = ("make", "--silent", "-C", str(ROOT / "examples/cpp"), "CXXFLAGS=-O0", *variables)
+    subprocess.run((*words, f"../../out/cpp/{program}"), check=True, timeout=1200)
+    return (str(ROOT / "out/cpp" / program),)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, Command, commands
+from tests.docs.pages import PAGES, ROOT, Command, blocks, commands
 
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
 OURS = re.compile(r"(services|aapt|loadtests|deploy|livevideo_client)\b")
@@ -40,6 +40,17 @@ def test_there_are_commands_on_every_page_that_should_have_some() -> None:
     pages = {command.page for command in COMMANDS}
     assert {"README.md", "integrate.md", "operate.md", "train.md", "measured.md"} <= pages
     assert len(COMMANDS) > 40
+
+
+def test_no_block_goes_on_beside_a_service_that_may_not_be_ready() -> None:
+    """Whoever pastes a block has it typed at once: what is begun first would race with what comes next."""
+    lines = [
+        line.partition("#")[0]
+        for page in PAGES
+        for block in blocks(page, "sh")
+        for line in block.splitlines()
+    ]
+    assert not [line for line in lines if line.rstrip().endswith("&")]
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
