@@ -9,7 +9,7 @@ from services.sessions.scripts import SEATS
 FIND = (
     SEATS
     + """
-local found = redis.call('HMGET', session, 'record', 'state', 'epoch', 'replica', 'address')
+local found = redis.call('HMGET', session, 'record', 'state', 'epoch', 'replica', 'address', 'seq')
 if not found[1] then return {'unknown_session'} end
 if found[2] == LIVE and not lives(ARGV[1]) then found[2] = WAITING end
 return {'ok', unpack(found)}

@@ -144,7 +144,10 @@ class SessionStore:
 
     async def find(self, session_id: str) -> Session:
         """The session as it is now."""
-        return _session(*await self._placed(placing.FIND, session_id, [session_id]))
+        *found, seq = await self._placed(placing.FIND, session_id, [session_id])
+        session = _session(*found)
+        session.newest_seq = int(seq)
+        return session
 
     async def place(
         self,

@@ -4,9 +4,10 @@ import grpc
 import pytest
 from grpc.aio import Metadata
 
-from livevideo_client import refusals
+from livevideo_client import access, refusals
 from livevideo_client.refusals import Refused, refusal_of
-from services import errors
+from services import endings, errors
+from services.ports import PING
 from services.relay import kinds
 
 # What players may be told, by its class in the client.
@@ -74,3 +75,12 @@ def test_a_time_that_cannot_be_is_none() -> None:
             grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata((refusals.RETRY_KEY, said)), "away"
         )
         assert refusals.retry_told(error) is None
+
+
+@pytest.mark.parametrize("why", ["closed", "preempted", "revoked", "time_up", "idle", "minutes_used", ""])
+def test_a_session_ends_for_the_same_reason_whoever_tells_it(why: str) -> None:
+    assert refusals.ended(why).reason == endings.ended("the session", why).reason
+
+
+def test_a_client_pings_as_the_services_do() -> None:
+    assert set(PING) <= set(access._OPTIONS)

@@ -9,8 +9,8 @@ import pytest
 from livevideo.v1.control_pb2 import Accepted, ControlEvent, ControlReceipt, Keys, Obeyed, Refused
 from livevideo.v1.frame_pb2 import Frame
 from livevideo.v1.session_pb2 import Model, Session
-from livevideo_client.comeback import Sender
-from livevideo_client.refusals import ControlRefused
+from livevideo_client.comeback import Sender, Silence
+from livevideo_client.refusals import ControlRefused, SessionEnded, Unavailable
 from livevideo_client.steering import Control, Steering
 
 
@@ -19,14 +19,20 @@ class Scripted:
 
     def __init__(self) -> None:
         self.sent: list[ControlEvent] = []
-        self._receipts: asyncio.Queue[ControlReceipt] = asyncio.Queue()
+        self._receipts: asyncio.Queue[ControlReceipt | Silence] = asyncio.Queue()
+
+    def fall_silent(self) -> None:
+        self._receipts.put_nowait(Silence("no receipt came"))
 
     def send(self, event: ControlEvent) -> None:
         self.sent.append(event)
 
     async def receipts(self) -> AsyncGenerator[ControlReceipt, None]:
         while True:
-            yield await self._receipts.get()
+            receipt = await self._receipts.get()
+            if isinstance(receipt, Silence):
+                raise receipt
+            yield receipt
             self._receipts.task_done()
 
     async def answer(self, receipt: ControlReceipt) -> None:
@@ -81,3 +87,26 @@ async def test_a_refused_control_is_not_obeyed_however_late_that_is_told(
     with pytest.raises(ControlRefused):
         await refused.obeyed()
     assert await kept.obeyed() == 9
+
+
+async def test_who_waits_for_a_control_hears_that_the_session_has_ended(steering: Steering) -> None:
+    control = held(steering)
+    waiting = asyncio.create_task(control.obeyed())
+    await asyncio.sleep(0)
+    steering.end(SessionEnded("session_closed", "it is"))
+    steering.end(SessionEnded("time_up", "later"))
+    async with asyncio.timeout(5):
+        for settled in (waiting, control.accepted()):
+            with pytest.raises(SessionEnded, match="session_closed: it is"):
+                await settled
+    with pytest.raises(SessionEnded, match="session_closed"):
+        held(steering)
+
+
+async def test_who_steers_where_nobody_listens_is_told(sender: Scripted, steering: Steering) -> None:
+    control = held(steering)
+    sender.fall_silent()
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable, match="no_receipt"):
+            await control.accepted()
+    assert isinstance(steering.ended_by, Unavailable)

@@ -104,10 +104,11 @@ async def test_a_session_that_was_left_is_joined_by_another_program(start: Start
         session = world.session
         async with Client(addresses.grpc) as other:
             joined = await other.join(
-                session.session_id, after_seq=first.seq, from_frame=seen[-1].index + 1, picture_format="rgb8"
+                session.session_id, from_frame=seen[-1].index + 1, picture_format="rgb8"
             )
             async with joined:
                 left = joined.hold("left")
+                assert left.seq == first.seq + 1
                 again = await frames_until(joined, lambda frame: frame.control_seq >= left.seq)
                 assert again[0].index == seen[-1].index + 1
                 assert await left.obeyed() == again[-1].index
@@ -164,6 +165,12 @@ def test_a_plain_loop_plays_without_asyncio(start_in_thread: str) -> None:
         assert len(frame.picture) == 128 * 80 * 3
         with pytest.raises(ValueError, match="no key 'fly'"):
             world.hold("fly")
+        kept = iter(world)
+        next(kept)
+    with pytest.raises(RuntimeError, match="has ended"):
+        world.hold("up")
+    with pytest.raises(RuntimeError, match="has ended"):
+        next(kept)
     with (
         pytest.raises(livevideo_client.Unavailable, match="nobody answers"),
         livevideo_client.play("127.0.0.1:1"),

@@ -93,6 +93,7 @@ class StoreAgainstModel(RuleBasedStateMachine):
         assert isinstance(found, Session)
         state = WAITING if played.state == LIVE and not self.model.lives(played) else played.state
         assert (found.state, found.epoch, found.replica) == (state, played.epoch, played.replica)
+        assert found.newest_seq == max(played.seqs, default=0)
 
     @rule(
         session=sessions,

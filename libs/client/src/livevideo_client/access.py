@@ -18,6 +18,14 @@ _OPTIONS = (
     # Despite its name the time that making a connection may take: on a busy machine TLS needs some.
     ("grpc.min_reconnect_backoff_ms", 2000),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Pings find a service that hangs, or whose machine vanished without closing its connections: a place in
+    # the queue and notices may say nothing for hours.
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC sends a ping of its own now and then, and none of ours while that one is not answered.
+    ("grpc.http2.ping_timeout_ms", 3000),
 )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +25,20 @@ class _Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="livevideo", daemon=True)
         self._thread.start()
 
+    @property
+    def is_over(self) -> bool:
+        return self._loop.is_closed()
+
     def run(self, part: Coroutine[Any, Any, Answer]) -> Answer:
-        """What it returns or raises, when it is done. Whoever is interrupted meanwhile interrupts it."""
+        """What it returns or raises, when it is done. Whoever is interrupted meanwhile interrupts it.
+
+        Raises RuntimeError after `stop`, and where it would wait for itself.
+        """
+        if self.is_over or threading.current_thread() is self._thread:
+            part.close()
+            if self.is_over:
+                raise RuntimeError("the block of play() has ended; play another world")
+            raise RuntimeError("a callback cannot wait for the world that calls it; act in the loop instead")
         running = asyncio.run_coroutine_threadsafe(part, self._loop)
         try:
             return running.result()
@@ -35,9 +47,44 @@ class _Loop:
             raise
 
     def stop(self) -> None:
+        self.run(self._end_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end_all(self) -> None:
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+
+class _Following:
+    """Frames that a plain loop takes, one after the other."""
+
+    def __init__(self, frames: AsyncGenerator[Frame, None]) -> None:
+        self._frames = frames
+        self._taking = asyncio.Lock()  # who was interrupted may still be at it
+        self._taker: asyncio.Task[Any] | None = None
+
+    async def next(self) -> Frame | None:
+        async with self._taking:
+            self._taker = asyncio.current_task()
+            try:
+                return await anext(self._frames, None)
+            finally:
+                self._taker = None
+
+    async def leave(self) -> None:
+        """Nobody waits for a frame any more, also where an interrupt came before that could be told."""
+        if self._taker is not None and not self._taker.cancelling():
+            self._taker.cancel()
+        await self.end()
+
+    async def end(self) -> None:
+        """Once the frame has come that is waited for."""
+        async with self._taking:
+            await self._frames.aclose()
 
 
 class BlockingWorld:
@@ -46,6 +93,7 @@ class BlockingWorld:
     def __init__(self, loop: _Loop, world: World) -> None:
         self._loop = loop
         self._world = world
+        self._followings: set[_Following] = set()
 
     @property
     def model(self) -> Model:
@@ -64,16 +112,15 @@ class BlockingWorld:
 
     def __iter__(self) -> Iterator[Frame]:
         """As `World.frames`: a frame counts as shown when the next one is asked for."""
-        frames = self._world.frames()
-
-        async def following() -> Frame | None:
-            return await anext(frames, None)
-
+        following = _Following(self._world.frames())
+        self._followings.add(following)
         try:
-            while (frame := self._loop.run(following())) is not None:
+            while (frame := self._loop.run(following.next())) is not None:
                 yield frame
         finally:
-            self._loop.run(frames.aclose())
+            if not self._loop.is_over:
+                self._followings.discard(following)
+                self._loop.run(following.leave())
 
     def hold(self, *keys: str) -> Control:
         """These keys are down from now on, and no others."""
@@ -104,6 +151,12 @@ class BlockingWorld:
         before. Raises as `accepted` does."""
         return self._loop.run(control.obeyed())
 
+    async def _close(self) -> None:
+        """With the iterators that somebody still has."""
+        await self._world.close()
+        for following in [*self._followings]:
+            await following.end()
+
     def _done(self, what: Callable[[], Control]) -> Control:
         async def done() -> Control:
             return what()
@@ -132,11 +185,12 @@ def play(
     try:
         client = loop.run(connected())
         try:
-            world = loop.run(client.wait(**wanted) if waits else client.open(**wanted))
+            entered = loop.run(client.wait(**wanted) if waits else client.open(**wanted))
+            world = BlockingWorld(loop, entered)
             try:
-                yield BlockingWorld(loop, world)
+                yield world
             finally:
-                loop.run(world.close())
+                loop.run(world._close())
         finally:
             loop.run(client.close())
     finally:

@@ -1,11 +1,8 @@
 """`Client`: one's connections to the services, and the ways into a world."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
-
-import grpc
 
 from livevideo.v1.control_pb2_grpc import ControlServiceStub
 from livevideo.v1.frame_pb2 import FrameFormat
@@ -13,11 +10,8 @@ from livevideo.v1.frame_pb2_grpc import FrameServiceStub
 from livevideo.v1.session_pb2 import GetRequest, ListModelsRequest, Model, Notice, OpenRequest, Place, Session
 from livevideo.v1.session_pb2_grpc import SessionServiceStub
 from livevideo_client.access import Services, bearer, checked, dialled
-from livevideo_client.refusals import Refused, Unavailable, refusal_of
+from livevideo_client.sessions import Sessions
 from livevideo_client.world import World
-
-if TYPE_CHECKING:
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 FORMATS = {
     "rgb8": FrameFormat.FRAME_FORMAT_RGB8,
@@ -25,8 +19,6 @@ FORMATS = {
     "h264": FrameFormat.FRAME_FORMAT_H264,
 }
 OPEN_S = 15.0
-
-Answer = TypeVar("Answer")
 
 
 class Client:
@@ -39,7 +31,7 @@ class Client:
         sessions, controls, frames = (each.split(",") for each in (told.sessions, told.control, told.frames))
         self._key = bearer(checked(key))
         self._channels = {each: dialled(each, ca_file) for each in {*sessions, *controls, *frames}}
-        self._sessions = [SessionServiceStub(self._channels[each]) for each in sessions]
+        self._sessions = Sessions([SessionServiceStub(self._channels[each]) for each in sessions])
         self._controls = [ControlServiceStub(self._channels[each]) for each in controls]
         self._decoders = [FrameServiceStub(self._channels[each]) for each in frames]
 
@@ -53,7 +45,7 @@ class Client:
 
     async def models(self) -> Sequence[Model]:
         """What can be played now. Raises Refused."""
-        listed = await self._ask(lambda stub: stub.ListModels(ListModelsRequest(), timeout=OPEN_S))
+        listed = await self._sessions.ask(lambda stub: stub.ListModels(ListModelsRequest(), timeout=OPEN_S))
         return listed.models
 
     async def open(
@@ -73,7 +65,9 @@ class Client:
         """
         request = OpenRequest(model=model, seed=seed, prompt=prompt, image=picture)
         chosen = _format(picture_format)
-        session = await self._ask(lambda stub: stub.Open(request, timeout=OPEN_S, metadata=self._key))
+        session = await self._sessions.ask(
+            lambda stub: stub.Open(request, timeout=OPEN_S, metadata=self._key)
+        )
         return self._world(session, chosen, on_notice)
 
     async def wait(
@@ -88,57 +82,39 @@ class Client:
         on_notice: Callable[[Notice], None] = lambda notice: None,
     ) -> World:
         """A world of one's own, once it is one's turn; on_place: told the place in the queue whenever it
-        changes. Otherwise as `open`; whoever no longer wants to wait cancels it."""
+        changes. Otherwise as `open`; whoever no longer wants to wait cancels it. Where the call breaks it is
+        made again for 30 s, which may take the place further back."""
         request = OpenRequest(model=model, seed=seed, prompt=prompt, image=picture)
         chosen = _format(picture_format)
-
-        async def queue(stub: "SessionServiceAsyncStub") -> Session:
-            async for said in stub.Wait(request, metadata=self._key):
-                if said.HasField("session"):
-                    return said.session
-                on_place(said.place)
-            raise Unavailable("queue_ended", "the queue has ended without a seat", 1.0)
-
-        return self._world(await self._ask(queue), chosen, on_notice)
+        session = await self._sessions.wait(request, self._key, on_place)
+        return self._world(session, chosen, on_notice)
 
     async def join(
         self,
         session_id: str,
         token: str = "",
         *,
-        after_seq: int = 0,
+        after_seq: int | None = None,
         from_frame: int = 0,
         picture_format: str = "jpeg",
         on_notice: Callable[[Notice], None] = lambda notice: None,
     ) -> World:
         """A session that was opened before, by this program or another one. Raises Refused.
 
-        after_seq: number of the newest control that was sent then. from_frame: index of the first frame that
-        was not seen; 0: whatever comes next.
+        after_seq: number of the newest control that was sent then; None: of the newest that was stored.
+        from_frame: index of the first frame that was not seen; 0: whatever comes next.
         """
         chosen, known = _format(picture_format), bearer(checked(token))
         request = GetRequest(session_id=session_id)
-        session = await self._ask(lambda stub: stub.Get(request, timeout=OPEN_S, metadata=known))
+        session = await self._sessions.ask(lambda stub: stub.Get(request, timeout=OPEN_S, metadata=known))
         session.token = token.strip()
-        return self._world(session, chosen, on_notice, after_seq, from_frame)
+        newest_seq = session.newest_seq if after_seq is None else after_seq
+        return self._world(session, chosen, on_notice, newest_seq, from_frame)
 
     async def close(self) -> None:
         """Closes the connections; sessions stay as they are."""
         for channel in self._channels.values():
             await channel.close()
-
-    async def _ask(self, call: "Callable[[SessionServiceAsyncStub], Awaitable[Answer]]") -> Answer:
-        """The first *sessions* that answers. Raises Refused: what it said, or that nobody answers."""
-        silent: Refused | None = None
-        for stub in self._sessions:
-            try:
-                return await call(stub)
-            except grpc.aio.AioRpcError as error:
-                silent = refusal_of(error)
-                if silent.reason != "no_answer":
-                    raise silent from error
-        assert silent is not None, "there is an address, or Services would have refused"
-        raise silent
 
     def _world(
         self,
@@ -151,7 +127,7 @@ class Client:
         return World(
             session,
             picture_format,
-            sessions=self._sessions[0],
+            sessions=self._sessions,
             controls=self._controls,
             decoders=self._decoders,
             on_notice=on_notice,

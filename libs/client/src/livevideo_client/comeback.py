@@ -27,6 +27,10 @@ FRAMES_PER_LATENT = 4  # the first latent is frame 0 alone
 LEASE_S = 30.0  # how long a seat waits for its viewer
 SILENCE_S = 2.0  # whoever says nothing for so long hangs
 RETRY_S, LONGEST_RETRY_S = 0.1, 1.0  # between two tries: what a refusal asks for, within these
+# *control* lets so many controls a second through where the session does not say, and half as many at once
+# after a silence; we stay below both, also where they arrive in heaps.
+CONTROLS_PER_S = 200.0
+MOST_UNHEARD = 50  # controls on their way, of which nobody has said yet what became of them
 # What another instance, or a little later the same one, may not refuse.
 PASSING = (
     grpc.StatusCode.UNAVAILABLE,
@@ -47,6 +51,7 @@ class Comebacks:
     """Whether to call again, and how often that was done. on_lost: told each time what ended a call."""
 
     lease_s: float = LEASE_S
+    first_lease_s: float = math.inf  # the same, if it is shorter, for what has never worked
     on_lost: Callable[[str], None] = lambda why: None
     count: int = 0
     _has_worked: bool = field(default=False, init=False)
@@ -63,7 +68,8 @@ class Comebacks:
         is_first, self._lost_at_s = self._lost_at_s is None, self._lost_at_s or now_s
         if isinstance(error, grpc.aio.AioRpcError) and not self._is_passing(error):
             raise error
-        if now_s - self._lost_at_s > self.lease_s:
+        lease_s = self.lease_s if self._has_worked else min(self.lease_s, self.first_lease_s)
+        if now_s - self._lost_at_s > lease_s:
             raise error
         self.count += is_first
         if not is_first:
@@ -98,22 +104,31 @@ class Viewer:
         self._format = picture_format
         self._waiting = waiting
         self._shown: asyncio.Queue[int | None] = asyncio.Queue(waiting)
+        self._call: grpc.aio.StreamStreamCall[WatchRequest, WatchResponse] | None = None
+        self._is_closed = False
         self.comebacks = Comebacks()
 
     def show(self, frame_index: int) -> None:
         """The player has seen this frame, which lets another one come. Raises asyncio.QueueFull."""
         self._shown.put_nowait(frame_index)
 
+    def close(self) -> None:
+        """Who follows `frames`, in whichever task, has seen the last one."""
+        self._is_closed = True
+        if self._call is not None:
+            self._call.cancel()
+
     async def frames(self, from_frame: int = 0) -> AsyncGenerator[Frame, None]:
-        """From one that was not seen (0: whatever comes next) until the session is closed.
+        """From one that was not seen (0: whatever comes next) until the session or this viewer is closed.
 
         Raises what ends it, or Silence.
         """
         next_index = from_frame
-        while True:
+        while not self._is_closed:
             self._shown = asyncio.Queue(self._waiting)
             requests = self._say(next_index, self._shown)
             call = self._decoders[self.watched].Watch(requests, metadata=bearer(self._session.token))
+            self._call = call
             try:
                 # The first frame waits for an engine, which may have to be found.
                 patience_s = LEASE_S / 3
@@ -129,9 +144,13 @@ class Viewer:
             except TimeoutError:
                 await self.comebacks.again(Silence("no frame came"))
             except grpc.aio.AioRpcError as error:
-                if isinstance(refusal_of(error), SessionEnded):
+                if self._is_closed or isinstance(refusal_of(error), SessionEnded):
                     return
                 await self.comebacks.again(error)
+            except asyncio.CancelledError:
+                if self._is_closed and not _is_cancelled():
+                    return  # the call is, by `close`
+                raise
             finally:
                 call.cancel()
                 _end(self._shown)
@@ -146,17 +165,48 @@ class Viewer:
             yield WatchRequest(shown=Shown(frame_index=frame_index))
 
 
-class Sender:
-    """One session's controls, each stored once and in order, through whichever *control* answers."""
+class Pace:
+    """So many at once after a silence, then so many a second."""
 
-    def __init__(self, controls: Sequence["ControlServiceAsyncStub"], session: Session) -> None:
+    def __init__(self, per_s: float, at_once: float) -> None:
+        self._per_s = per_s
+        self._at_once = at_once
+        self._due_s = -math.inf  # when the next one may go, if all go evenly
+
+    async def turn(self) -> None:
+        """Returns when the next one may go."""
+        now_s = time.monotonic()
+        self._due_s = max(self._due_s, now_s - (self._at_once - 1) / self._per_s)
+        wait_s = self._due_s - now_s
+        self._due_s += 1 / self._per_s
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+
+
+class Sender:
+    """One session's controls, each stored once and in order, through whichever *control* answers.
+
+    After an outage there may be many: they go below the pace at which *control* sees a flood.
+    """
+
+    def __init__(
+        self,
+        controls: Sequence["ControlServiceAsyncStub"],
+        session: Session,
+        *,
+        first_lease_s: float = math.inf,
+    ) -> None:
+        """first_lease_s: where no *control* has ever answered, it is tried for so long."""
         self._controls = controls
         self.told = 0  # which of the *control* instances it is
         self._token = bearer(session.token)
-        self._unheard: dict[int, ControlEvent] = {}  # sent, and nobody has said what became of it
-        self._waiting: asyncio.Queue[ControlEvent | None] = asyncio.Queue()
+        self._unheard: dict[int, ControlEvent] = {}  # nobody has said what became of it
+        self._waiting: asyncio.Queue[ControlEvent] = asyncio.Queue()  # those to be said in this call
+        self._said_at_s: dict[int, float] = {}  # those that were said in this call and are unheard, by number
+        most_per_s = session.controls_per_s or CONTROLS_PER_S
+        self._pace = Pace(0.95 * most_per_s, at_once=max(1.0, most_per_s / 4))
         # However long: who still sees frames may steer again once controls are stored again.
-        self.comebacks = Comebacks(lease_s=math.inf)
+        self.comebacks = Comebacks(lease_s=math.inf, first_lease_s=first_lease_s)
 
     def send(self, event: ControlEvent) -> None:
         """Numbers must rise."""
@@ -164,48 +214,76 @@ class Sender:
         self._waiting.put_nowait(event)
 
     async def receipts(self) -> AsyncGenerator[ControlReceipt, None]:
-        """Without end: whoever plays stops it. Raises what ends the session."""
+        """Without end: whoever plays stops it. Raises what ends the session, or Silence.
+
+        *control* is called once there is something to say: it gives up a call that says nothing at first.
+        """
+        again: set[int] = set()  # said in an earlier call: stored perhaps, and only the receipt was lost
         while True:
-            again = frozenset(self._unheard)
+            if not self._unheard:
+                await self._waiting.get()
+            again.update(self._said_at_s)
+            self._said_at_s.clear()
             self._waiting = asyncio.Queue()
             for event in self._unheard.values():
                 self._waiting.put_nowait(event)
-            call = self._controls[self.told].Send(_say(self._waiting), metadata=self._token)
+            room = asyncio.Semaphore(MOST_UNHEARD)
+            call = self._controls[self.told].Send(metadata=self._token)
+            saying = asyncio.create_task(self._say(call, room))
             try:
                 while True:
                     receipt = await self._read(call)
                     if receipt is None:
                         break
                     self.comebacks.heard()
-                    is_known = self._unheard.pop(receipt.seq, None) is not None
+                    if self._said_at_s.pop(receipt.seq, None) is not None:
+                        room.release()
                     if receipt.refused.reason == "old_seq" and receipt.seq in again:
-                        # It was stored before the call broke, and only its receipt was lost.
-                        if is_known:
-                            receipt.accepted.SetInParent()
-                        else:
-                            continue
+                        receipt.accepted.SetInParent()
+                    self._unheard.pop(receipt.seq, None)
+                    again.discard(receipt.seq)
                     yield receipt
             except grpc.aio.AioRpcError as error:
                 await self.comebacks.again(error)
             except Silence as silence:
                 await self.comebacks.again(silence)
             finally:
+                saying.cancel()
                 call.cancel()
-                _end(self._waiting)
             self.told = (self.told + 1) % len(self._controls)
+
+    # Written, not yielded from a generator: a call that has failed would still take the next ones from one.
+    async def _say(
+        self, call: "grpc.aio.StreamStreamCall[ControlEvent, ControlReceipt]", room: asyncio.Semaphore
+    ) -> None:
+        try:
+            while True:
+                event = await self._waiting.get()
+                await room.acquire()
+                await self._pace.turn()
+                self._said_at_s[event.seq] = time.monotonic()
+                await call.write(event)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the call has ended, and who reads its receipts hears why
 
     async def _read(
         self, call: "grpc.aio.StreamStreamCall[ControlEvent, ControlReceipt]"
     ) -> ControlReceipt | None:
         reading = asyncio.ensure_future(call.read())
         try:
-            while not (await asyncio.wait([reading], timeout=SILENCE_S))[0]:
-                if self._unheard:
+            while not (await asyncio.wait([reading], timeout=max(RETRY_S, self._patience_s())))[0]:
+                if self._patience_s() <= 0.0:
                     raise Silence("no receipt came")
             receipt = reading.result()
             return receipt if isinstance(receipt, ControlReceipt) else None
         finally:
             reading.cancel()
+
+    def _patience_s(self) -> float:
+        """How long the oldest control that was said may stay unheard."""
+        for said_at_s in self._said_at_s.values():
+            return said_at_s + SILENCE_S - time.monotonic()
+        return SILENCE_S
 
 
 def said(error: grpc.aio.AioRpcError | Silence) -> str:
@@ -223,6 +301,7 @@ def _end(queue: "asyncio.Queue[Any]") -> None:
     queue.put_nowait(None)
 
 
-async def _say(events: asyncio.Queue[ControlEvent | None]) -> AsyncIterator[ControlEvent]:
-    while (event := await events.get()) is not None:
-        yield event
+def _is_cancelled() -> bool:
+    """Whether somebody wants the task to end that asks."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -56,9 +56,18 @@ class BadCertificate(Unavailable):
 
 
 class SessionEnded(Refused):
-    """The session has ended, and not because its player closed it."""
+    """The session has ended. Where this program has closed it, its controls alone say so."""
 
     REASONS: ClassVar[tuple[str, ...]] = ("session_closed", "preempted", "time_up", "revoked")
+
+
+def ended(why: str) -> SessionEnded:
+    """By what `Session.ended` says of it."""
+    if why in ("time_up", "idle", "minutes_used"):
+        reason = "time_up"
+    else:
+        reason = why if why in SessionEnded.REASONS else "session_closed"
+    return SessionEnded(reason, f"the session has ended ({why or 'closed'}); open another one")
 
 
 class ControlRefused(Refused):

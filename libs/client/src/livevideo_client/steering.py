@@ -9,8 +9,8 @@ import grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from livevideo.v1.frame_pb2 import Frame
 from livevideo.v1.session_pb2 import Session
-from livevideo_client.comeback import Sender
-from livevideo_client.refusals import ControlRefused, Refused, refusal_of
+from livevideo_client.comeback import Sender, Silence
+from livevideo_client.refusals import ControlRefused, Refused, Unavailable, refusal_of
 
 
 class Control:
@@ -59,7 +59,7 @@ class Steering:
 
     def __init__(self, sender: Sender, session: Session, *, after_seq: int = 0) -> None:
         """after_seq: number of the newest control that was sent before, by one who comes back."""
-        self.ended_by: Refused | None = None  # what ended it; None: it still runs, or was stopped
+        self.ended_by: Refused | None = None  # what ended it; None: it still runs
         self._sender = sender
         self._session = session
         self._seq = after_seq
@@ -93,10 +93,16 @@ class Steering:
                 async for receipt in receipts:
                     self._take(receipt)
         except grpc.aio.AioRpcError as error:
-            self.ended_by = refusal_of(error)
-            for control in self._open.values():
-                control._settle(refusal=self.ended_by)
-            self._open.clear()
+            self.end(refusal_of(error))
+        except Silence:
+            self.end(Unavailable("no_receipt", "nobody has said for 30 s what became of a control"))
+
+    def end(self, why: Refused) -> None:
+        """Nothing more becomes of the controls that are open; whoever waits for them hears why."""
+        self.ended_by = self.ended_by or why
+        for control in self._open.values():
+            control._settle(refusal=self.ended_by)
+        self._open.clear()
 
     def _take(self, receipt: ControlReceipt) -> None:
         control = self._open.get(receipt.seq)

@@ -1,6 +1,7 @@
 """`World`: one session that is played, from its first frame to its last."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from types import TracebackType
@@ -12,14 +13,14 @@ from livevideo.v1.control_pb2 import BodyPose, CameraPose, Keys, Look, Prompt
 from livevideo.v1.frame_pb2 import Frame, FrameFormat
 from livevideo.v1.session_pb2 import CloseRequest, GetRequest, Model, Notice, NoticesRequest, Session
 from livevideo_client.access import bearer
-from livevideo_client.comeback import Sender, Silence, Viewer
-from livevideo_client.refusals import Refused, SessionEnded, Unavailable, refusal_of
+from livevideo_client.comeback import LEASE_S, PASSING, Sender, Silence, Viewer
+from livevideo_client.refusals import Refused, SessionEnded, Unavailable, ended, refusal_of
+from livevideo_client.sessions import Sessions
 from livevideo_client.steering import Control, Steering
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
     from livevideo.v1.frame_pb2_grpc import FrameServiceAsyncStub
-    from livevideo.v1.session_pb2_grpc import SessionServiceAsyncStub
 
 ANSWER_S = 5.0
 AGAIN_S = 1.0  # until notices are asked for once more
@@ -36,7 +37,7 @@ class World:
         session: Session,
         picture_format: FrameFormat.ValueType,
         *,
-        sessions: "SessionServiceAsyncStub",
+        sessions: Sessions,
         controls: "Sequence[ControlServiceAsyncStub]",
         decoders: "Sequence[FrameServiceAsyncStub]",
         on_notice: Callable[[Notice], None] = lambda notice: None,
@@ -48,7 +49,7 @@ class World:
         self.notice: Notice | None = None  # that the session will be ended, and when
         self._sessions = sessions
         self._viewer = Viewer(decoders, session, picture_format)
-        self._sender = Sender(controls, session)
+        self._sender = Sender(controls, session, first_lease_s=LEASE_S)
         self._steering = Steering(self._sender, session, after_seq=after_seq)
         self._on_notice = on_notice
         self._next_frame = from_frame
@@ -121,44 +122,54 @@ class World:
         except Silence as silence:
             raise Unavailable("no_frames", "no frame came for 30 s; open another session") from silence
         if not self._is_closed:
-            raise await self._ending()
+            ending = await self._ending()
+            self._steering.end(ending)
+            raise ending
 
     def show(self, frame_index: int) -> None:
         """The player has seen this frame and all before it, which lets more of them come."""
         self._viewer.show(frame_index)
 
     async def close(self) -> None:
-        """Ends the session. What cannot be told to anybody expires."""
+        """Ends the session, and `frames` and controls with it. What cannot be told to anybody expires."""
         if self._is_closed:
             return
         self._is_closed = True
+        self._steering.end(SessionEnded("session_closed", "this world was closed; open another one"))
+        self._viewer.close()
         for task in self._beside:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
-        request = CloseRequest(session_id=self.session.session_id)
-        with suppress(grpc.aio.AioRpcError):
-            await self._sessions.Close(request, timeout=ANSWER_S, metadata=bearer(self.session.token))
+        request, known = CloseRequest(session_id=self.session.session_id), bearer(self.session.token)
+        with suppress(Refused):
+            await self._sessions.ask(lambda stub: stub.Close(request, timeout=ANSWER_S, metadata=known))
 
     async def _ending(self) -> Refused:
         """Why somebody else has ended it."""
-        request = GetRequest(session_id=self.session.session_id)
+        request, known = GetRequest(session_id=self.session.session_id), bearer(self.session.token)
         try:
-            found = await self._sessions.Get(request, timeout=ANSWER_S, metadata=bearer(self.session.token))
-        except grpc.aio.AioRpcError as error:
-            return refusal_of(error)
-        why = found.ended or "closed"
-        return SessionEnded(why, f"the session has ended ({why}); open another one")
+            found = await self._sessions.ask(lambda stub: stub.Get(request, timeout=ANSWER_S, metadata=known))
+        except Refused as refusal:
+            return refusal
+        return ended(found.ended)
 
     async def _hear_notices(self) -> None:
-        """Again after an outage, until the session ends."""
-        request = NoticesRequest(session_id=self.session.session_id)
-        while True:
+        """Again after an outage, at the next *sessions*, until the session ends."""
+        request, known = NoticesRequest(session_id=self.session.session_id), bearer(self.session.token)
+        for stub in itertools.cycle(self._sessions.stubs):
             try:
-                async for notice in self._sessions.Notices(request, metadata=bearer(self.session.token)):
-                    self.notice = notice if notice.reason else None
-                    self._on_notice(notice)
+                async for notice in stub.Notices(request, metadata=known):
+                    self._take(notice)
                 return
             except grpc.aio.AioRpcError as error:
-                if not isinstance(refusal_of(error), Unavailable):
+                if error.code() not in PASSING:
                     return  # who watches hears why
             await asyncio.sleep(AGAIN_S)
+
+    def _take(self, notice: Notice) -> None:
+        self.notice = notice if notice.reason else None
+        try:
+            self._on_notice(notice)
+        except Exception as error:  # it is the program's; the next notice is told all the same
+            told = {"message": "on_notice raised; the world plays on", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(told)
