@@ -11,11 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class _SideBySide(LoadScopeScheduling):  # type: ignore[misc]
-    """The library's tests by file; then the services' one after the other, since they play in real time."""
+    """The library's tests by file; then those of the whole system one after the other, beside all others."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if file.startswith("tests/aapt/") else "services"
+        if file.startswith("tests/aapt/"):
+            return file
+        return "system" if file.startswith("tests/system/") else "others"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
