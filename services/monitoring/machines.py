@@ -32,7 +32,7 @@ ENGINE = Board(
             "Share of an engine's time in which it evaluates.",
         ),
         Panel(
-            "Sessions and free slots",
+            "Sessions and free seats",
             "none",
             (
                 Query(f"sum by (model) (sessions_live{{{OF_MODEL}}})", "played, {{model}}"),
