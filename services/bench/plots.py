@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from aapt import figures
 from aapt.bench.results import RESULTS
 from services.bench.faults.scenarios import SCENARIOS
 from services.bench.running import SAMPLE_S
@@ -30,7 +31,7 @@ def plot_crowds(outcomes: list[dict[str, Any]], out: Path) -> None:
     frames.axhline(PROMISED, color="tab:red", linestyle="--", label="promised")
     frames.set(xlabel="players", ylabel="frames in time, %", ylim=(99.5, 100.02))
     frames.legend()
-    _save(figure, out)
+    figures.save(figure, out)
 
 
 def plot_memory(soak: dict[str, Any], out: Path) -> None:
@@ -43,7 +44,7 @@ def plot_memory(soak: dict[str, Any], out: Path) -> None:
         ylim=(0, 1.2 * max(soak["memory_mb"])),
         title=f"{soak['sessions']} sessions",
     )
-    _save(figure, out)
+    figures.save(figure, out)
 
 
 def plot_faults(outcomes: list[dict[str, Any]], out: Path) -> None:
@@ -58,20 +59,11 @@ def plot_faults(outcomes: list[dict[str, Any]], out: Path) -> None:
     axis.set(xscale="log", xlabel="the picture stood still, s", yticks=range(len(runs)))
     axis.set_yticklabels([name for name, _, _ in runs])
     axis.legend(loc="lower right")
-    _save(figure, out)
+    figures.save(figure, out)
 
 
 def _pauses(outcomes: list[dict[str, Any]], scenario: str) -> list[float]:
     return [each["pause_s"] for each in outcomes if each["scenario"] == scenario]
-
-
-def _save(figure: Any, out: Path) -> None:
-    for axis in figure.axes:
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
-    plt.close(figure)
 
 
 def main() -> None:

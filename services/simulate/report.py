@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from aapt import figures
 from services.simulate.policies import OURS, POLICIES
 
 Kept = dict[str, Any]
@@ -132,7 +133,7 @@ def plot_evening(evening: dict[str, list[float]], out: Path) -> None:
     axis.plot(hours, seats, color="tab:red", label="seats that serve")
     axis.set(xlabel="hour of the day", ylabel="sessions", ylim=(0, None))
     axis.legend(loc="lower right")
-    _save(figure, out)
+    figures.save(figure, out)
 
 
 def plot_rules(runs: Sequence[Kept], out: Path) -> None:
@@ -152,7 +153,7 @@ def plot_rules(runs: Sequence[Kept], out: Path) -> None:
     axis.set_yscale("symlog", linthresh=0.1)
     axis.yaxis.set_major_formatter("{x:g}")
     axis.margins(x=0.25, y=0.15)
-    _save(figure, out)
+    figures.save(figure, out)
 
 
 def plot_policies(runs: Sequence[Kept], out: Path) -> None:
@@ -166,7 +167,7 @@ def plot_policies(runs: Sequence[Kept], out: Path) -> None:
         )
     axis.set(xlabel="latents late or missing, of a million", yticks=range(len(names)), xlim=(0, None))
     axis.set_yticklabels(names)
-    _save(figure, out)
+    figures.save(figure, out)
 
 
 def _of(runs: Sequence[Kept], experiment: str) -> list[Kept]:
@@ -220,12 +221,3 @@ def _spread(runs: Sequence[Kept], of: Callable[[Kept], float], form: str = "") -
         for value in (statistics.fmean(values), min(values), max(values))
     )
     return f"{mean} ({low} to {high})"
-
-
-def _save(figure: Any, out: Path) -> None:
-    for axis in figure.axes:
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
-    plt.close(figure)

@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from aapt import figures
 from services.bench.load.steps import OBJECTIVES
 from services.monitoring.slos import CONTROL_WITHIN_S
 
@@ -91,8 +92,4 @@ def plot(steps: Sequence[dict[str, Any]], out: Path) -> None:
     controls.set(xlabel="players", ylabel="control to frame, ms", ylim=(0, None))
     for axis in (frames, controls):
         axis.legend(loc="center left" if axis is frames else "lower right", fontsize="small")
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90)
-    plt.close(figure)
+    figures.save(figure, out, dpi=90)

@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from aapt import figures
 from aapt.evals.departure import Departure
 
 HELD_OUT = ("psnr_db", "error_1", "error_15", "error_60", "sharpness_15")
@@ -31,12 +32,7 @@ def plot_curves(runs: list[Path], out: Path) -> None:
                 below.plot(*zip(*points, strict=True), marker="o", label=name)
         below.set(xlabel="step", ylabel="held out")
         below.legend() if below.lines else below.set_axis_off()
-        for axis in (above, below):
-            axis.grid(alpha=0.3)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
-    plt.close(figure)
+    figures.save(figure, out)
 
 
 def plot_departure(departure: Departure, numbers: dict[str, float], out: Path) -> None:
@@ -61,8 +57,4 @@ def plot_departure(departure: Departure, numbers: dict[str, float], out: Path) -
             axis.axhline(numbers[reference], linestyle="--", color="grey", label=meaning)
             axis.legend()
         axis.set(title=title, xlabel="second", ylim=(0, None))
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
-    plt.close(figure)
+    figures.save(figure, out)

@@ -11,6 +11,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from aapt import figures
+
 Scores = dict[str, float]
 COLUMNS = (
     ("psnr_first_second_db", "first second, dB", 1),
@@ -220,8 +222,5 @@ def _plot(rows: Sequence[tuple[str, str]], found: dict[str, list[dict[str, objec
                 line = _curve(run, curve)
                 axis.plot(*zip(*line, strict=True), color=f"C{colour}", label=None if i else label, alpha=0.8)
         axis.set(title=title, xlabel="second", ylim=(0, None))
-        axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.tight_layout()
-    figure.savefig(out, dpi=80)
-    plt.close(figure)
+    figures.save(figure, out)

@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from aapt import figures
 from aapt.plan.cost import Plan
 
 
@@ -36,7 +37,4 @@ def plot_plans(plans: Sequence[Plan], out: Path) -> None:
         ylabel="ms a latent",
     )
     axis.legend()
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=80)
-    plt.close(figure)
+    figures.save(figure, out, has_grids=False)
