@@ -90,10 +90,6 @@ class Engine:
         return len(self._free_slots)
 
     @property
-    def seats_taken(self) -> int:
-        return self._world.slots - len(self._free_slots)
-
-    @property
     def past_needed(self) -> int:
         """How many of a session's last latents the world needs to go on, besides the first two."""
         return self._world.window + 2
@@ -107,6 +103,11 @@ class Engine:
     def slots_offered(self) -> int:
         """How many sessions may be seated at once: as many as there are slots and time in every period."""
         return 0 if self._is_stopping or self.trouble else self._capacity.seats(self._world.slots)
+
+    @property
+    def seats_free(self) -> int:
+        """How many more sessions may be seated now."""
+        return max(0, self.slots_offered - (self._world.slots - self.slots_free))
 
     @property
     def trouble(self) -> str | None:

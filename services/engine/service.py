@@ -220,8 +220,8 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
     async def _announce(self) -> None:
         is_heard = True
         while True:
-            free = max(0, self._offered - self.engine.seats_taken)
-            telemetry.SEATS_FREE.labels(self._model.name).set(free)
+            seats_free = 0 if self._seats_nobody else self.engine.seats_free
+            telemetry.SEATS_FREE.labels(self._model.name).set(seats_free)
             if self._address:
                 try:
                     await self._sessions.Announce(
@@ -245,14 +245,14 @@ class EngineService(engine_pb2_grpc.EngineServiceServicer):
             replica=self._replica,
             address=self._address,
             model=self._model,
-            slots=self._offered,
+            slots=0 if self._seats_nobody else self.engine.slots_offered,
             step_s=self.engine.step_s,
         )
 
     @property
-    def _offered(self) -> int:
-        """How many sessions may be seated here at once: none while it drains, or once it is of no use."""
-        return 0 if self._is_leaving.is_set() or self.failure() else self.engine.slots_offered
+    def _seats_nobody(self) -> bool:
+        """It drains, or is of no use any more."""
+        return self._is_leaving.is_set() or self.failure() is not None
 
     def _observe(self, tick: Tick) -> None:
         model = self._model.name

@@ -23,19 +23,18 @@ def free() -> float | None:
     return REGISTRY.get_sample_value("seats_free", {"model": "debug"})
 
 
-async def until(fleet: Fleet, answer: type, seats: bool) -> None:
-    """A newcomer gets such an answer, and the gauge says whether there are seats."""
+async def settled(fleet: Fleet, answer: type) -> float | None:
+    """How many seats are free once a newcomer gets such an answer; engines speak once a second."""
     async with asyncio.timeout(DEADLINE_S):
-        while True:
-            if isinstance(await asked(fleet), answer) and bool(free()) is seats:
-                return
+        while not isinstance(await asked(fleet), answer) or bool(free()) is (answer is EngineFull):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
+    return free()
 
 
 async def test_an_engine_with_a_bad_gpu_seats_nobody_until_it_is_sound(fleet: Fleet) -> None:
     for engine in fleet.engines:
         engine.gpus.trouble = lambda: "GPU 0 is lost"  # type: ignore[method-assign]
-    await until(fleet, EngineFull, seats=False)
+    assert await settled(fleet, EngineFull) == 0
     for engine in fleet.engines:
         engine.gpus.trouble = lambda: None  # type: ignore[method-assign]
-    await until(fleet, Session, seats=True)
+    assert await settled(fleet, Session) == 2
