@@ -85,9 +85,11 @@ def test_an_iterator_that_is_kept_ends_with_its_world(loop: _Loop) -> None:
 
 
 def test_an_iterator_that_is_dropped_after_its_world_says_nothing(loop: _Loop) -> None:
-    world = BlockingWorld(loop, cast(World, Scripted(2)))
+    scripted = Scripted(2)
+    world = BlockingWorld(loop, cast(World, scripted))
     kept = cast("Generator[Frame, None, None]", iter(world))
     next(kept)
     loop.run(world._close())
     loop.stop()
     kept.close()
+    assert scripted.ended == 1

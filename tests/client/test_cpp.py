@@ -20,7 +20,7 @@ from services.bench.faults.links import Link
 from services.control.gate import ControlGate
 from services.errors import BadRequest, SeatTaken
 from tests.client.programs import cpp_player, cpp_steerer, missing_for_cpp, run
-from tests.client.test_comeback import Quiet
+from tests.services.scripted import Quiet
 
 Start = Callable[..., Awaitable[together.Addresses]]
 Serve = Callable[[Service], Awaitable[str]]

@@ -1,13 +1,11 @@
 """Where one *sessions* is lost or stops, a client goes on with the next one, or with the same one later."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-import grpc
 import pytest
 
-from livevideo.v1 import frame_pb2_grpc, session_pb2_grpc
 from livevideo.v1.frame_pb2 import Frame, WatchRequest, WatchResponse
 from livevideo.v1.session_pb2 import (
     CloseRequest,
@@ -25,17 +23,18 @@ from livevideo.v1.session_pb2 import (
 )
 from livevideo_client import Client, Services, SessionEnded, Unavailable, World, world
 from services.app import Context, Service
-from services.errors import PeerUnavailable, SessionClosed
+from services.errors import ServiceStopping, SessionClosed
+from tests.services.scripted import QuietDecoder, QuietSessions
 
 Serve = Callable[[Service], Awaitable[str]]
 NOBODY = "127.0.0.1:1"
-STOPPING = PeerUnavailable("this instance of sessions is stopping; call again", retry_after_s=0.1)
+STOPPING = ServiceStopping("this instance of sessions is stopping; call again", retry_after_s=0.1)
 ROAD = Model(name="road", keys=["up"], tracks=["keys"], frames_per_second=24)
 PATIENCE_S = 20.0
 
 
 @dataclass
-class ScriptedSessions(session_pb2_grpc.SessionServiceServicer):
+class ScriptedSessions(QuietSessions):
     """One session, and what becomes of each call that stays open: a refusal, or what is said in it."""
 
     ended: str = ""
@@ -43,15 +42,6 @@ class ScriptedSessions(session_pb2_grpc.SessionServiceServicer):
     waits: list[Exception | list[WaitResponse]] = field(default_factory=list)
     notices: list[Exception | list[Notice]] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
-    name: str = "sessions"
-
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
-        return ("livevideo.v1.SessionService",)
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     def _session(self) -> Session:
         if self.is_stopping:
@@ -93,19 +83,10 @@ class ScriptedSessions(session_pb2_grpc.SessionServiceServicer):
 
 
 @dataclass
-class ScriptedDecoder(frame_pb2_grpc.FrameServiceServicer):
+class ScriptedDecoder(QuietDecoder):
     """Sends one frame; then the session has ended, or nothing comes."""
 
     has_ended: bool
-    name: str = "decoder"
-
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        frame_pb2_grpc.add_FrameServiceServicer_to_server(self, server)
-        return ("livevideo.v1.FrameService",)
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def Watch(
         self, request_iterator: AsyncIterator[WatchRequest], context: Context

@@ -12,6 +12,8 @@ from tests.services.asking import Sessions
 if TYPE_CHECKING:
     from livevideo.v1.admin_pb2_grpc import AdminServiceAsyncStub
 
+FAR_KEY = "aapt_acme_0123456789ab_" + "A" * 43  # written like a key, and nobody's
+
 Admin: TypeAlias = "AdminServiceAsyncStub"
 Following: TypeAlias = "grpc.aio.StreamStreamCall[FollowRequest, FollowResponse]"
 

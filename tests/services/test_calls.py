@@ -1,7 +1,7 @@
 """What strangers send: messages that are none, requests that never come, a thousand streams of nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,6 +18,7 @@ from services.calls import CallLimits, Calls
 from services.control import service as control
 from services.ports import MAX_MESSAGE_BYTES
 from tests.services.asking import LEFT, Sessions, refused
+from tests.services.scripted import QuietSessions
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -26,18 +27,8 @@ MANY = 1000
 DEADLINE_S = 60.0
 
 
-class Lists(session_pb2_grpc.SessionServiceServicer):
+class Lists(QuietSessions):
     """Opens whatever is asked for, and lists nothing."""
-
-    name = "lists"
-
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
-        return ["livevideo.v1.SessionService"]
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def Open(self, request: OpenRequest, context: Any) -> Session:
         return Session(prompt=request.prompt)

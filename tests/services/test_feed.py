@@ -2,12 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import grpc
 
-from livevideo.v1 import session_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
@@ -22,6 +21,7 @@ from services.engine.feed import ControlFeed
 from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
 from tests.services.asking import Sessions
+from tests.services.scripted import QuietSeats
 
 Serve = Callable[[Service], Awaitable[str]]
 
@@ -30,21 +30,12 @@ DEADLINE_S = 30.0
 
 
 @dataclass
-class BreakingSessions(session_pb2_grpc.SeatServiceServicer):
+class BreakingSessions(QuietSeats):
     """Breaks the first Follow calls when they are told to; every call notes the receipts that it heard."""
 
     heard: list[int] = field(default_factory=list)
     calls: int = 0
     is_broken: asyncio.Event = field(default_factory=asyncio.Event)
-    name: str = "sessions"
-
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        session_pb2_grpc.add_SeatServiceServicer_to_server(self, server)
-        return ("livevideo.v1.SeatService",)
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def Follow(
         self, requests: AsyncIterator[FollowRequest], context: Context

@@ -35,9 +35,7 @@ from services.sessions import service as sessions
 from services.sessions.embedded import EmbeddedValkey
 from services.sessions.store import StoreLimits
 from tests.services.asking import DEADLINE_S, LEFT, Sessions, following, refused
-from tests.services.paying import Admin, added, opened
-
-FAR_KEY = "aapt_acme_0123456789ab_" + "A" * 43  # written like a key, and nobody's
+from tests.services.paying import FAR_KEY, Admin, added, opened
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """A decoder's latents survive their engine: real gRPC, real Valkey, and engines that break on purpose."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import grpc
 import pytest
 
-from livevideo.v1 import engine_pb2_grpc, resume_pb2_grpc
+from livevideo.v1 import resume_pb2_grpc
 from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Latent, Ready, Seated, Start
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
@@ -21,6 +21,7 @@ from services.app import Context, Service
 from services.decoder.source import LatentSource, Patience
 from services.errors import NoEngine, SessionClosed
 from tests.services.asking import Sessions
+from tests.services.scripted import QuietEngine
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -31,25 +32,16 @@ LIMIT = 20
 
 
 @dataclass
-class BreakingEngine(engine_pb2_grpc.EngineServiceServicer):
+class BreakingEngine(QuietEngine):
     """Call i answers latents below ends[i], then breaks with `status`; the last call ends well."""
 
     sessions: Sessions
     ends: list[int]
     status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     skips: int = 0
-    name: str = "engine"
     starts: list[Start] = field(default_factory=list)
     credits: list[int] = field(default_factory=list)
     broke: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
-        return ("livevideo.v1.EngineService",)
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def Generate(
         self, requests: AsyncIterator[GenerateRequest], context: Context
@@ -131,7 +123,7 @@ async def test_an_engine_that_skips_a_latent_is_not_believed(
 
 
 @dataclass
-class MovingEngine(engine_pb2_grpc.EngineServiceServicer):
+class MovingEngine(QuietEngine):
     """Makes what there is credit for; from latent `hangs_at` on nothing; from `leaves_at` on it says so."""
 
     sessions: Sessions
@@ -139,17 +131,8 @@ class MovingEngine(engine_pb2_grpc.EngineServiceServicer):
     until: int
     hangs_at: int = 1000
     leaves_at: int = 1000
-    name: str = "engine"
     starts: list[Start] = field(default_factory=list)
     since: list[int] = field(default_factory=list)
-
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
-        return ("livevideo.v1.EngineService",)
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def Generate(
         self, requests: AsyncIterator[GenerateRequest], context: Context

@@ -28,8 +28,6 @@ from services.sessions.store import StoreLimits
 from tests.services.asking import Sessions, refused
 from tests.services.paying import Admin, added, opened
 
-FAR_KEY = "aapt_acme_0123456789ab_" + "A" * 43  # written like a key, and nobody's
-
 
 @pytest.fixture
 def limits() -> StoreLimits:

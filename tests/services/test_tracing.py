@@ -135,6 +135,7 @@ async def test_spans_that_are_refused_are_counted() -> None:
         dropped = telemetry.SPANS_DROPPED.labels("refused")._value
         await Collector().until(lambda: dropped.get() == 1)
         await tracer.stop()
+        assert dropped.get() == 1
 
 
 async def test_what_waits_is_sent_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

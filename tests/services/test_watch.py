@@ -1,7 +1,7 @@
 """The decoder before viewers who do not keep to the rules: real gRPC, a small codec, and a quick engine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -10,7 +10,7 @@ import pytest
 
 from aapt.presets import DEBUG
 from aapt.vae.model import VideoVAE
-from livevideo.v1 import engine_pb2_grpc, frame_pb2_grpc
+from livevideo.v1 import frame_pb2_grpc
 from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Latent, Seated
 from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8, Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import AnnounceRequest, OpenRequest
@@ -20,6 +20,7 @@ from services.decoder.codec import streaming
 from services.decoder.service import DecoderService, Settings
 from services.relay import from_status
 from tests.services.asking import Sessions
+from tests.services.scripted import QuietEngine
 
 if TYPE_CHECKING:
     from livevideo.v1.frame_pb2_grpc import FrameServiceAsyncStub
@@ -31,22 +32,12 @@ DEADLINE_S = 60.0
 LIE = Shown(frame_index=2**64 - 1)
 
 
-class QuickEngine(engine_pb2_grpc.EngineServiceServicer):
+class QuickEngine(QuietEngine):
     """One latent for each credit, at once: 128x80 pixels of nothing."""
-
-    name = "engine"
 
     def __init__(self) -> None:
         self.made = 0
         self.is_left = asyncio.Event()
-
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
-        return ("livevideo.v1.EngineService",)
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
 
     async def Generate(
         self, requests: AsyncIterator[GenerateRequest], context: Context
