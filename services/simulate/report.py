@@ -132,6 +132,7 @@ def plot_evening(evening: dict[str, list[float]], out: Path) -> None:
     axis.fill_between(hours, playing, color="tab:blue", alpha=0.35, label="sessions that play")
     axis.plot(hours, seats, color="tab:red", label="seats that serve")
     axis.set(xlabel="hour of the day", ylabel="sessions", ylim=(0, None))
+    axis.xaxis.set_major_formatter(lambda hour, _: f"{hour % 24:g}")
     axis.legend(loc="lower right")
     figures.save(figure, out)
 
@@ -152,7 +153,7 @@ def plot_rules(runs: Sequence[Kept], out: Path) -> None:
     axis.set(xlabel="GPU hours of one deployment", ylabel="players who never played, %")
     axis.set_yscale("symlog", linthresh=0.1)
     axis.yaxis.set_major_formatter("{x:g}")
-    axis.margins(x=0.25, y=0.15)
+    axis.margins(x=0.4, y=0.15)
     figures.save(figure, out)
 
 
