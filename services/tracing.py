@@ -139,10 +139,6 @@ class Tracer:
             ) from error
         self._spans = spans.Spans(service, tracing.otel_exporter_otlp_endpoint, most_waiting)
 
-    @property
-    def is_on(self) -> bool:
-        return self._spans is not None
-
     def begin(
         self, name: str, parent: str | None, began_s: float, about: About, linked: Sequence[str] = ()
     ) -> Span:

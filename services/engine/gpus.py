@@ -103,11 +103,6 @@ class Gpus:
             )
         return None
 
-    @property
-    def is_healthy(self) -> bool:
-        """Whether there is no trouble."""
-        return self.trouble() is None
-
     def open(self) -> int:
         """Find the GPUs of this replica; how many there are."""
         nvml = self._nvml

@@ -63,12 +63,3 @@ class Outcome:
     upgrade_s: float = 0.0
     playing: list[tuple[float, int]] = field(default_factory=list)  # at each change
     seats: list[tuple[float, int, int]] = field(default_factory=list)  # at each look: engines, seats
-
-    @property
-    def in_time(self) -> float:
-        return 1 - self.latents.late / self.latents.due if self.latents.due else 1.0
-
-    @property
-    def turned_away(self) -> float:
-        """Share of the players who never played."""
-        return self.gave_up / self.came if self.came else 0.0

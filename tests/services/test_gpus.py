@@ -146,7 +146,7 @@ def test_every_figure_is_in_base_units(gpus: Gpus, replica: str) -> None:
         assert said(replica, "gpu_clock_hertz", gpu, clock="memory") == 2.619e9
         assert said(replica, "gpu_temperature_celsius", gpu) == 61
         assert said(replica, "gpu_healthy", gpu) == 1
-    assert gpus.is_healthy
+    assert gpus.trouble() is None
 
 
 def test_counters_say_what_has_happened_since_the_replica_began(gpus: Gpus, nvml: NVML, replica: str) -> None:
@@ -167,14 +167,14 @@ def test_counters_say_what_has_happened_since_the_replica_began(gpus: Gpus, nvml
 def test_new_uncorrected_errors_are_trouble_and_old_ones_are_not(
     gpus: Gpus, nvml: NVML, replica: str
 ) -> None:
-    assert gpus.is_healthy  # two were there when the replica began
+    assert gpus.trouble() is None  # two were there when the replica began
     nvml.ecc[pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED] += 1
     gpus.read()
     assert str(gpus.trouble()).startswith("GPU 0 (GPU-00) has 1 new memory errors that ECC could not correct")
     assert said(replica, "gpu_ecc_errors_total", kind="uncorrected") == 1
     assert said(replica, "gpu_healthy") == 0
     gpus.read()
-    assert not gpus.is_healthy  # what has gone bad stays bad
+    assert gpus.trouble() is not None  # what has gone bad stays bad
 
 
 @pytest.mark.parametrize("xid", [13, 31, 43, 45, 68])
@@ -184,7 +184,7 @@ def test_an_error_of_the_application_is_counted_and_no_trouble(
     nvml.xids.append((1, xid))
     gpus.read()
     assert said(replica, "gpu_xid_errors_total", 1, xid=str(xid)) == 1
-    assert gpus.is_healthy
+    assert gpus.trouble() is None
 
 
 def test_a_fatal_xid_is_trouble_of_the_gpu_that_it_names(gpus: Gpus, nvml: NVML, replica: str) -> None:
@@ -239,7 +239,7 @@ def test_what_a_gpu_cannot_say_is_left_out(nvml: NVML, replica: str) -> None:
     gpus = Gpus(replica, nvml=nvml, environ={})
     gpus.open()
     gpus.read()
-    assert gpus.is_healthy
+    assert gpus.trouble() is None
     assert said(replica, "gpu_memory_used_bytes") == 20e9
     assert said(replica, "gpu_power_watts") is None
     assert said(replica, "gpu_ecc_errors_total", kind="corrected") is None
@@ -259,7 +259,7 @@ def test_a_thread_of_its_own_asks_until_it_is_stopped(nvml: NVML, replica: str) 
     gpus.start()
     until_s = time.monotonic() + 10
     nvml.lost.add(1)
-    while gpus.is_healthy:
+    while gpus.trouble() is None:
         assert time.monotonic() < until_s
         time.sleep(0.01)
     gpus.stop()

@@ -77,7 +77,7 @@ def test_where_nobody_waits_as_many_are_refused_as_erlang_says(lossy: Outcome) -
     expected = blocked(30.0, 32)
     # Refusals come in clusters: their variance is a few times that of as many coins.
     error = math.sqrt(4 * expected / lossy.came)
-    assert lossy.turned_away == pytest.approx(expected, abs=4 * error)
+    assert lossy.gave_up / lossy.came == pytest.approx(expected, abs=4 * error)
     assert error < 0.2 * expected
 
 
