@@ -67,7 +67,10 @@ async def test_a_follow_outlives_a_short_silence_of_redis(
     """It is told the truth once Redis is back: here, that an empty Redis knows no such session."""
     session = await opened_and_claimed(session_stub, announcement)
     follow = await following(session_stub, session.session_id, 1)
-    await asyncio.sleep(0.1)
+    push = session_stub.Push()
+    await push.write(PushRequest(event=ControlEvent(session_id=session.session_id, seq=1, keys=LEFT)))
+    await asyncio.wait_for(follow.read(), DEADLINE_S)  # it follows
+    push.cancel()
     await valkey.kill()
     waiting = asyncio.create_task(follow.read())
     await asyncio.sleep(0.5)

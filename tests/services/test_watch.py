@@ -19,6 +19,7 @@ from services.app import Context, Service
 from services.decoder.codec import streaming
 from services.decoder.service import DecoderService, Settings
 from services.relay import from_status
+from services.sessions.store import StoreLimits
 from tests.services.asking import Sessions
 from tests.services.scripted import QuietEngine
 
@@ -69,6 +70,12 @@ class NotedDecoder(DecoderService):
         assert call is not None
         self.calls.append(call)
         await super().Watch(request_iterator, context)
+
+
+@pytest.fixture
+def limits() -> StoreLimits:
+    """The engine here announces itself once."""
+    return StoreLimits(lease_s=600.0)
 
 
 @pytest.fixture
