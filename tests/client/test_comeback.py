@@ -17,7 +17,7 @@ from livevideo_client import comeback
 from livevideo_client.comeback import Comebacks, Sender, Silence, Viewer
 from services.app import Context, Service
 from services.errors import SeatTaken, Superseded
-from tests.services.scripted import QuietDecoder
+from tests.services.scripted import Scripted
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -25,7 +25,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 @dataclass
-class BreakingDecoder(QuietDecoder):
+class BreakingDecoder(Scripted, frame_pb2_grpc.FrameServiceServicer):
     """Call i sends so many frames, then breaks as it is told."""
 
     calls: list[tuple[int, Exception | grpc.StatusCode]]
@@ -44,7 +44,7 @@ class BreakingDecoder(QuietDecoder):
         await context.abort(ending, "broken on purpose")
 
 
-class HangingDecoder(QuietDecoder):
+class HangingDecoder(Scripted, frame_pb2_grpc.FrameServiceServicer):
     """Sends one frame."""
 
     async def Watch(

@@ -20,7 +20,7 @@ from services.bench.faults.links import Link
 from services.control.gate import ControlGate
 from services.errors import BadRequest, SeatTaken
 from tests.client.programs import cpp_player, cpp_steerer, missing_for_cpp, run
-from tests.services.scripted import Quiet
+from tests.services.scripted import Scripted
 
 Start = Callable[..., Awaitable[together.Addresses]]
 Serve = Callable[[Service], Awaitable[str]]
@@ -36,8 +36,8 @@ pytestmark = [
 
 
 @dataclass
-class Scripted(
-    Quiet,
+class BreakingServices(
+    Scripted,
     session_pb2_grpc.SessionServiceServicer,
     control_pb2_grpc.ControlServiceServicer,
     frame_pb2_grpc.FrameServiceServicer,
@@ -59,12 +59,6 @@ class Scripted(
     stored: list[int] = field(default_factory=list)
     closed_at_s: list[float] = field(default_factory=list)
     gate: ControlGate = field(default_factory=lambda: ControlGate(MODEL))
-
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
-        control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
-        frame_pb2_grpc.add_FrameServiceServicer_to_server(self, server)
-        return [f"livevideo.v1.{name}Service" for name in ("Session", "Control", "Frame")]
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
         return Session(session_id="one", model=MODEL)
@@ -116,9 +110,9 @@ class Scripted(
             event = await anext(request_iterator, None)
 
 
-def scripted(**how: Any) -> Scripted:
+def scripted(**how: Any) -> BreakingServices:
     """It has the methods that are called."""
-    return Scripted(**how)  # type: ignore[abstract]
+    return BreakingServices(**how)  # type: ignore[abstract]
 
 
 async def test_a_program_in_cpp_plays_is_cut_off_comes_back_and_leaves(start: Start) -> None:

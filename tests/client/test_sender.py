@@ -17,7 +17,7 @@ from services.app import Context, Service
 from services.bench.faults.links import Link
 from services.control import service as control
 from tests.services.asking import Sessions
-from tests.services.scripted import QuietControl
+from tests.services.scripted import Scripted
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -25,7 +25,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 @dataclass
-class BreakingControl(QuietControl):
+class BreakingControl(Scripted, control_pb2_grpc.ControlServiceServicer):
     """Stores every control once; from control `breaks_at` on, the first call stores and says nothing."""
 
     breaks_at: int
@@ -52,7 +52,7 @@ class BreakingControl(QuietControl):
 
 
 @dataclass
-class SlowControl(QuietControl):
+class SlowControl(Scripted, control_pb2_grpc.ControlServiceServicer):
     """Accepts a control so long after it came; or says nothing."""
 
     after_s: float | None

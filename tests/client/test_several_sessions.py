@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from livevideo.v1 import frame_pb2_grpc, session_pb2_grpc
 from livevideo.v1.frame_pb2 import Frame, WatchRequest, WatchResponse
 from livevideo.v1.session_pb2 import (
     CloseRequest,
@@ -24,7 +25,7 @@ from livevideo.v1.session_pb2 import (
 from livevideo_client import Client, Services, SessionEnded, Unavailable, World, world
 from services.app import Context, Service
 from services.errors import ServiceStopping, SessionClosed
-from tests.services.scripted import QuietDecoder, QuietSessions
+from tests.services.scripted import Scripted
 
 Serve = Callable[[Service], Awaitable[str]]
 NOBODY = "127.0.0.1:1"
@@ -34,7 +35,7 @@ PATIENCE_S = 20.0
 
 
 @dataclass
-class ScriptedSessions(QuietSessions):
+class ScriptedSessions(Scripted, session_pb2_grpc.SessionServiceServicer):
     """One session, and what becomes of each call that stays open: a refusal, or what is said in it."""
 
     ended: str = ""
@@ -83,7 +84,7 @@ class ScriptedSessions(QuietSessions):
 
 
 @dataclass
-class ScriptedDecoder(QuietDecoder):
+class ScriptedDecoder(Scripted, frame_pb2_grpc.FrameServiceServicer):
     """Sends one frame; then the session has ended, or nothing comes."""
 
     has_ended: bool

@@ -1,52 +1,49 @@
-"""Services of which a test says what their methods do: they need no starting, and are served by `serve`."""
+"""Services of which a test says what their methods do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
 
-from livevideo.v1 import (
-    control_pb2_grpc,
-    engine_pb2_grpc,
-    frame_pb2_grpc,
-    session_pb2_grpc,
-)
+from livevideo.v1 import control_pb2_grpc, engine_pb2_grpc, frame_pb2_grpc, session_pb2_grpc
+
+_BINDINGS: dict[str, tuple[type, Callable[[Any, grpc.aio.Server], None]]] = {
+    "livevideo.v1.ControlService": (
+        control_pb2_grpc.ControlServiceServicer,
+        control_pb2_grpc.add_ControlServiceServicer_to_server,
+    ),
+    "livevideo.v1.EngineService": (
+        engine_pb2_grpc.EngineServiceServicer,
+        engine_pb2_grpc.add_EngineServiceServicer_to_server,
+    ),
+    "livevideo.v1.FrameService": (
+        frame_pb2_grpc.FrameServiceServicer,
+        frame_pb2_grpc.add_FrameServiceServicer_to_server,
+    ),
+    "livevideo.v1.SeatService": (
+        session_pb2_grpc.SeatServiceServicer,
+        session_pb2_grpc.add_SeatServiceServicer_to_server,
+    ),
+    "livevideo.v1.SessionService": (
+        session_pb2_grpc.SessionServiceServicer,
+        session_pb2_grpc.add_SessionServiceServicer_to_server,
+    ),
+}
 
 
-class Quiet:
-    """A service that needs no starting."""
+class Scripted:
+    """Needs no starting, and is every service of ours whose servicer it is."""
 
-    name = "quiet"
+    name = "scripted"
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None: ...
 
-
-class QuietControl(Quiet, control_pb2_grpc.ControlServiceServicer):
     def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        control_pb2_grpc.add_ControlServiceServicer_to_server(self, server)
-        return ("livevideo.v1.ControlService",)
-
-
-class QuietDecoder(Quiet, frame_pb2_grpc.FrameServiceServicer):
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        frame_pb2_grpc.add_FrameServiceServicer_to_server(self, server)
-        return ("livevideo.v1.FrameService",)
-
-
-class QuietEngine(Quiet, engine_pb2_grpc.EngineServiceServicer):
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        engine_pb2_grpc.add_EngineServiceServicer_to_server(self, server)
-        return ("livevideo.v1.EngineService",)
-
-
-class QuietSessions(Quiet, session_pb2_grpc.SessionServiceServicer):
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        session_pb2_grpc.add_SessionServiceServicer_to_server(self, server)
-        return ("livevideo.v1.SessionService",)
-
-
-class QuietSeats(Quiet, session_pb2_grpc.SeatServiceServicer):
-    def bind(self, server: grpc.aio.Server) -> Sequence[str]:
-        session_pb2_grpc.add_SeatServiceServicer_to_server(self, server)
-        return ("livevideo.v1.SeatService",)
+        bound = []
+        for name, (servicer, add) in _BINDINGS.items():
+            if isinstance(self, servicer):
+                add(self, server)
+                bound.append(name)
+        return bound

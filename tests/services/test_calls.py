@@ -18,7 +18,7 @@ from services.calls import CallLimits, Calls
 from services.control import service as control
 from services.ports import MAX_MESSAGE_BYTES
 from tests.services.asking import LEFT, Sessions, refused
-from tests.services.scripted import QuietSessions
+from tests.services.scripted import Scripted
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -27,7 +27,7 @@ MANY = 1000
 DEADLINE_S = 60.0
 
 
-class Lists(QuietSessions):
+class Lists(Scripted, session_pb2_grpc.SessionServiceServicer):
     """Opens whatever is asked for, and lists nothing."""
 
     async def Open(self, request: OpenRequest, context: Any) -> Session:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
+from livevideo.v1 import session_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
@@ -21,7 +22,7 @@ from services.engine.feed import ControlFeed
 from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
 from tests.services.asking import Sessions
-from tests.services.scripted import QuietSeats
+from tests.services.scripted import Scripted
 
 Serve = Callable[[Service], Awaitable[str]]
 
@@ -30,7 +31,7 @@ DEADLINE_S = 30.0
 
 
 @dataclass
-class BreakingSessions(QuietSeats):
+class BreakingSessions(Scripted, session_pb2_grpc.SeatServiceServicer):
     """Breaks the first Follow calls when they are told to; every call notes the receipts that it heard."""
 
     heard: list[int] = field(default_factory=list)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
-from livevideo.v1 import resume_pb2_grpc
+from livevideo.v1 import engine_pb2_grpc, resume_pb2_grpc
 from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Latent, Ready, Seated, Start
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
@@ -21,7 +21,7 @@ from services.app import Context, Service
 from services.decoder.source import LatentSource, Patience
 from services.errors import NoEngine, SessionClosed
 from tests.services.asking import Sessions
-from tests.services.scripted import QuietEngine
+from tests.services.scripted import Scripted
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -32,7 +32,7 @@ LIMIT = 20
 
 
 @dataclass
-class BreakingEngine(QuietEngine):
+class BreakingEngine(Scripted, engine_pb2_grpc.EngineServiceServicer):
     """Call i answers latents below ends[i], then breaks with `status`; the last call ends well."""
 
     sessions: Sessions
@@ -123,7 +123,7 @@ async def test_an_engine_that_skips_a_latent_is_not_believed(
 
 
 @dataclass
-class MovingEngine(QuietEngine):
+class MovingEngine(Scripted, engine_pb2_grpc.EngineServiceServicer):
     """Makes what there is credit for; from latent `hangs_at` on nothing; from `leaves_at` on it says so."""
 
     sessions: Sessions

@@ -10,7 +10,7 @@ import pytest
 
 from aapt.presets import DEBUG
 from aapt.vae.model import VideoVAE
-from livevideo.v1 import frame_pb2_grpc
+from livevideo.v1 import engine_pb2_grpc, frame_pb2_grpc
 from livevideo.v1.engine_pb2 import GenerateRequest, GenerateResponse, Latent, Seated
 from livevideo.v1.frame_pb2 import FRAME_FORMAT_RGB8, Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import AnnounceRequest, OpenRequest
@@ -21,7 +21,7 @@ from services.decoder.service import DecoderService, Settings
 from services.relay import from_status
 from services.sessions.store import StoreLimits
 from tests.services.asking import Sessions
-from tests.services.scripted import QuietEngine
+from tests.services.scripted import Scripted
 
 if TYPE_CHECKING:
     from livevideo.v1.frame_pb2_grpc import FrameServiceAsyncStub
@@ -33,7 +33,7 @@ DEADLINE_S = 60.0
 LIE = Shown(frame_index=2**64 - 1)
 
 
-class QuickEngine(QuietEngine):
+class QuickEngine(Scripted, engine_pb2_grpc.EngineServiceServicer):
     """One latent for each credit, at once: 128x80 pixels of nothing."""
 
     def __init__(self) -> None:
