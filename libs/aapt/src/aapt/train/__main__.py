@@ -33,7 +33,7 @@ os.environ.setdefault(
 import torch
 
 from aapt.checkpoint import Model, save, untrained
-from aapt.dit.model import DiT, DiTConfig
+from aapt.dit.model import DiT
 from aapt.presets import PRESETS
 from aapt.train.adapt import JUDGED_LATENTS, Adapt, AdaptConfig, judged_places
 from aapt.train.adversarial import Adversarial, AdversarialConfig
