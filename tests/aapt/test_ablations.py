@@ -6,8 +6,8 @@ import pytest
 
 from aapt.presets import DEBUG
 from aapt.train import bench
-from aapt.train.__main__ import parser
 from aapt.train.ablations import RUNS, SHARED
+from aapt.train.options import parser
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)

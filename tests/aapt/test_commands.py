@@ -70,5 +70,10 @@ def test_what_does_not_belong_together_is_one_sentence(world: Path, monkeypatch:
     torch.save(untrained(ROAD).dit.state_dict(), world / "road" / "weights.pt")
     with pytest.raises(SystemExit, match=r"^distill: .*weights\.pt belongs to another model"):
         command(monkeypatch, typed(world, "distill", 1, "--init", str(world / "road")))
+    torch.save(untrained(ROAD).vae.state_dict(), world / "road" / "weights.pt")
+    with pytest.raises(
+        SystemExit, match=r"^adapt: none of 10 .* 32x32 and 4 keys, and road wants 128x80 and 4"
+    ):
+        command(monkeypatch, [*typed(world, "adapt", 1), "--preset", "road", "--codec", str(world / "road")])
     with pytest.raises(SystemExit, match=r"^adapt: episode 0 episode-00001 has 76 latents, and 99 are asked"):
         command(monkeypatch, [*typed(world, "adapt", 1), "--length", "99"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
@@ -21,7 +22,7 @@ from aapt.train.adversarial import Adversarial, AdversarialConfig
 from aapt.train.log import RunLog
 from aapt.train.loop import LoopConfig, Stage, Turn, train
 from aapt.train.state import load_weights
-from aapt.worlds.clips import BadRecording
+from aapt.worlds.clips import BadRecording, Episode
 from aapt.worlds.latents import encode
 from tests.aapt.players import noise_clips
 from tests.aapt.recordings import record_squares
@@ -107,8 +108,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_moves_anything_and_says_which
     config = replace(STEADY, steps=2, optimizer="rmsprop")
     train(adversarial(), config, tmp_path)
     good = (tmp_path / "state.pt").read_bytes()
-    broken = adversarial(perturbation=float("nan"))
-    with pytest.raises(FloatingPointError, match="step 2: discriminator penalty is nan, loss is nan"):
+    broken = adversarial(perturbation=float("inf"))
+    said = "step 2: discriminator penalty is nan, loss is nan, .*and step 2 is saved: a lower learning rate"
+    with pytest.raises(FloatingPointError, match=said):
         train(broken, replace(config, steps=4), tmp_path)
     assert (tmp_path / "state.pt").read_bytes() == good
     kept = torch.load(tmp_path / "state.pt", weights_only=True)["networks"]["discriminator"]
@@ -150,8 +152,32 @@ def test_damaged_recordings_are_named_skipped_and_counted(
     cache.write_bytes(cache.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"latents\.pt cannot be read .*; delete it"):
         encode(vae, paths, cache)
-    with pytest.raises(BadRecording, match="none of 1 recordings can be read"):
+    with pytest.raises(BadRecording, match=r"none of 1 recordings can be used: .*00002.npz cannot be read"):
         encode(vae, paths[2:3], tmp_path / "others.pt")
+
+
+def test_a_recording_of_another_world_is_skipped_and_a_folder_of_them_stops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vae, paths = untrained(DEBUG).vae, record_squares(tmp_path, 3, frames=41)
+    for path, change in (
+        (paths[0], {"frames": np.zeros((41, 48, 64, 3), np.uint8)}),
+        (paths[1], {"controls": np.zeros((41, 6), np.uint8)}),
+    ):
+        replace(Episode.load(path), **change).save(path)
+    (kept,) = encode(vae, paths, tmp_path / "latents.pt", DEBUG)
+    assert kept.name == "episode-00002"
+    said = capsys.readouterr().err
+    assert (
+        f"{paths[0]} has pictures of 64x48 and 4 keys, and debug wants 32x32 and 4; name recordings" in said
+    )
+    assert f"{paths[1]} has pictures of 32x32 and 6 keys, and debug wants 32x32 and 4" in said
+    assert "skipped 2 of 3 recordings" in said
+    with pytest.raises(
+        BadRecording, match=r"none of 2 recordings can be used: .*32x32 and 6 keys, and debug"
+    ):
+        encode(vae, paths[:2], tmp_path / "others.pt", DEBUG)
+    assert not (tmp_path / "others.pt").exists()
 
 
 def test_a_recording_of_less_than_a_latent_is_refused_with_its_frames(

@@ -201,3 +201,20 @@ def test_a_regressor_needs_recordings_to_learn_from_and_to_hold_out(
 ) -> None:
     with pytest.raises(SystemExit, match="holds 2 recordings, and 8 are held out"):
         run(monkeypatch, "regressor", "--data", data, "--checkpoint", data)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("drift", "--clips", 0), "--clips is 0; choose 1 or more"),
+        (("drift", "--steps", -1), "--steps is -1; choose 1 or more"),
+        (("drift", "--shift", 0), "--shift is 0.0; choose more than 0"),
+        (("obey", "--threads", 0), "--threads is 0; choose 1 or more"),
+    ],
+)
+def test_what_is_out_of_range_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[object, ...], said: str
+) -> None:
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *words)
+    assert said in capsys.readouterr().err

@@ -19,11 +19,6 @@ def interpolate(clean: Latents, noise: Latents, t: Time) -> Latents:
     return (1 - per_clip(t)) * clean + per_clip(t) * noise
 
 
-def velocity(clean: Latents, noise: Latents) -> Latents:
-    """What the network is asked for: the direction from data to noise."""
-    return noise - clean
-
-
 def clean_estimate(noisy: Latents, predicted_velocity: Latents, t: Time) -> Latents:
     """The data that a straight step along the velocity arrives at: f(x, t) = x - t v(x, t).
 

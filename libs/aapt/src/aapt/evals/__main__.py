@@ -136,6 +136,11 @@ def _options() -> argparse.Namespace:
         parser.error("--seconds is 2 or more: a car answers its wheel with a delay")
     if judges_road and not options.recycling and options.weights is None:
         parser.error("--no-recycling needs --weights: the checkpoint's own were trained to recycle")
+    for name in ("threads", "clips", "steps"):
+        if getattr(options, name, 1) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; choose 1 or more")
+    if not getattr(options, "shift", 1.0) > 0:
+        parser.error(f"--shift is {options.shift}; choose more than 0")
     if options.command == "camera" and options.videos and not options.backbones:
         parser.error("camera --videos needs --backbones")
     return options

@@ -59,14 +59,23 @@ def measure_drift(
         _psnr_db(model, batch, made[:, second], batch.latents[:, second]), 2
     )
     if sheet is not None or film is not None:
-        pairs = [_decoded(model, batch, made, clip) for clip in range(min(SHOWN_CLIPS, len(made)))]
-        if sheet is not None:
-            _save_sheet(sheet, pairs)
-        if film is not None:
-            save_film(
-                film, torch.cat([torch.cat(pair, 1) for pair in pairs], 2), model.preset.frames_per_second
-            )
+        show(model, batch, made, sheet, film)
     return numbers
+
+
+@torch.inference_mode()
+def show(model: Model, batch: Batch, made: Latents, sheet: Path | None, film: Path | None) -> None:
+    """What happened in a few clips above what was made of them: a picture, and an MP4."""
+    pairs = [_decoded(model, batch, made, clip) for clip in range(min(SHOWN_CLIPS, len(made)))]
+    if sheet is not None:
+        _save_sheet(sheet, pairs)
+    if film is not None:
+        save_pairs(film, pairs, model.preset.frames_per_second)
+
+
+def save_pairs(film: Path, pairs: list[tuple[Frames, Frames]], frames_per_second: float) -> None:
+    """Pairs of videos side by side, in each the first above the second."""
+    save_film(film, torch.cat([torch.cat(pair, 1) for pair in pairs], 2), frames_per_second)
 
 
 def latent_numbers(made: Latents, true: Latents) -> dict[str, float]:
@@ -104,6 +113,7 @@ def _decoded(model: Model, batch: Batch, made: Latents, clip: int) -> tuple[Fram
 
 
 def _save_sheet(sheet: Path, pairs: list[tuple[Frames, Frames]]) -> None:
-    rows = [torch.cat([frames[4 * c] for c in SHEET_COLUMNS], 1) for pair in pairs for frames in pair]
+    shown = [4 * c for c in SHEET_COLUMNS if 4 * c < len(pairs[0][0])]
+    rows = [torch.cat([frames[i] for i in shown], 1) for pair in pairs for frames in pair]
     sheet.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(torch.cat(rows).numpy()).save(sheet)

@@ -82,8 +82,9 @@ TABLES = (
         "student-forcing", "Student forcing, teacher forcing, recycling (the paper's appendices D and E)",
         "The paper: teacher-forced adversarial training fails within a few frames, and without recycling"
         " there is no large motion. Stage 3 has as many updates in all rows, on 10 latents for the first"
-        " two, on up to 50 for the others, a quarter of them late but where it is teacher-forced, which plays nothing; the network without recycling got used to it in 300 more steps of"
-        " stage 1 and 100 of stage 2.",
+        " two, on up to 50 for the others. A quarter of the clips is late, but for teacher forcing, which"
+        " plays nothing. The network without recycling got used to it in 300 more steps of stage 1 and 100 of"
+        " stage 2.",
         (("short", "AAPT, 10 latents"), ("teacher-forced", "teacher-forced adversarial, 10 latents"),
          ("long", "AAPT, 50 latents"), ("unrecycled", "no recycling, 50 latents")),
     ),

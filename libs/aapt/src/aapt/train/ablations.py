@@ -8,6 +8,7 @@ and for the network without recycling what comes before it too. Scores go to doc
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -88,6 +89,37 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[run.name for run in RUNS])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long the dreams are that are judged")
     options = parser.parse_args()
+    try:
+        _check(options)
+        _make(options)
+    except FileNotFoundError as error:
+        raise SystemExit(f"ablations: {error}") from None
+    except subprocess.CalledProcessError as error:
+        command = shlex.join(error.cmd)
+        raise SystemExit(f"ablations: see above; {command} ended with {error.returncode}") from None
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises FileNotFoundError where a run is missing that these begin with, or that is judged too."""
+    chosen = [run for run in RUNS if options.only is None or run.name in options.only]
+    begun = {name for run in chosen for name in (run.init, run.adapted) if name}
+    earlier = begun - {run.name for run in chosen} - {*SHARED}
+    for folder, how in (
+        (options.codec, "`make train` makes it"),
+        *((options.runs / name, "`make train` makes it") for name in (*SHARED, "aapt")),
+        *(
+            (options.runs / _folder(name, seed), f"--only {name} makes it")
+            for seed in options.seeds
+            for name in sorted(earlier)
+        ),
+    ):
+        if not (folder / "weights.pt").exists():
+            raise FileNotFoundError(f"{folder / 'weights.pt'} is missing, and ablations begin with it: {how}")
+    if not (options.checkpoint / "model.json").exists():
+        raise FileNotFoundError(f"{options.checkpoint} is no checkpoint folder; `make train` exports one")
+
+
+def _make(options: argparse.Namespace) -> None:
     for seed in options.seeds:
         for run in RUNS:
             if options.only is None or run.name in options.only:

@@ -19,6 +19,7 @@ from aapt.flow import Time, clean_estimate, interpolate, shift_time
 from aapt.shapes import Latents
 from aapt.train.chance import device_of, normal, uniform
 from aapt.train.loop import Turn
+from aapt.train.ranges import ABOVE_0, ANY, COUNT, SHARE, check_ranges
 from aapt.worlds.latents import Batch, Clips
 
 JUDGED_LATENTS = 60
@@ -44,6 +45,10 @@ class AdaptConfig:
     history_noise: float = 0.0
     own_history: float = 0.0
     own_steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, clips=COUNT, length=COUNT, shift=ABOVE_0, pure_noise=SHARE, late=SHARE)
+        check_ranges(self, history_noise=ANY, own_history=SHARE, own_steps=COUNT)
 
 
 class Adapt:

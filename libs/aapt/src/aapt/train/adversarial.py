@@ -25,6 +25,7 @@ from aapt.train.adapt import judge
 from aapt.train.chance import device_of, normal, uniform
 from aapt.train.log import Means
 from aapt.train.loop import Turn
+from aapt.train.ranges import ABOVE_0, ANY, COUNT, SHARE, check_ranges
 from aapt.train.segments import Segment, perturbed, rolled_out
 from aapt.worlds.latents import Batch, Clips
 
@@ -66,6 +67,8 @@ class AdversarialConfig:
     teacher_forced: bool = False
 
     def __post_init__(self) -> None:
+        check_ranges(self, clips=COUNT, length=COUNT, extensions=ANY, graded=ANY, late=SHARE, judge_first=ANY)
+        check_ranges(self, penalty=ANY, perturbation=ANY, judge_rate=ABOVE_0, anchor=ANY, mismatched=ANY)
         if not 0 <= self.overlap < self.length:
             raise ValueError(
                 f"overlap {self.overlap} of {self.length} latents leaves nothing new; choose less"

@@ -6,10 +6,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from aapt.evals.drift import save_pairs
 from aapt.shapes import Frames, Video, to_frames, to_video
 from aapt.train.loop import Turn
 from aapt.vae.model import VideoVAE
-from aapt.worlds.clips import BadRecording
+from aapt.worlds.clips import FRAMES_PER_SECOND, BadRecording
 
 JUDGED_FRAMES = slice(100, 141)
 
@@ -74,15 +75,17 @@ class Codec:
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
         assert isinstance(model, VideoVAE)
-        errors, rows = [], []
+        errors: list[Tensor] = []
+        pairs: list[tuple[Frames, Frames]] = []
         for episode in self._held_out[:8]:
             video = to_video(episode[JUDGED_FRAMES])[None]
             made = model.decode(model.encode(video))
             errors.append((made.clamp(-1, 1) - video).square().mean() / 4)
-            for frames in (video, made):
-                rows.append(torch.cat(list(to_frames(frames[0, 4::12])), 1))
+            pairs.append((to_frames(video[0]), to_frames(made[0])))
         if folder is not None:
-            Image.fromarray(torch.cat(rows[:8], 0).numpy()).save(folder / f"sheet-{step:06d}.png")
+            rows = [torch.cat(list(frames[4::12]), 1) for pair in pairs[:4] for frames in pair]
+            Image.fromarray(torch.cat(rows).numpy()).save(folder / f"sheet-{step:06d}.png")
+            save_pairs(folder / f"clip-{step:06d}.mp4", pairs[:4], float(FRAMES_PER_SECOND))
         return {"psnr_db": round(float(-10 * torch.stack(errors).log10().mean()), 2)}
 
 

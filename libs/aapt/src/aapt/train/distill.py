@@ -17,6 +17,7 @@ from aapt.flow import clean_estimate, interpolate, per_clip, time_grid
 from aapt.train.adapt import judge, recycled
 from aapt.train.chance import device_of, normal
 from aapt.train.loop import Turn
+from aapt.train.ranges import ABOVE_0, ANY, COUNT, SHARE, check_ranges
 from aapt.worlds.latents import Batch, Clips
 
 
@@ -32,6 +33,10 @@ class DistillConfig:
     history_noise: float = 0.0
     own_history: float = 0.0
     own_steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_ranges(self, clips=COUNT, length=COUNT, grid_steps=COUNT, shift=ABOVE_0, late=SHARE)
+        check_ranges(self, history_noise=ANY, own_history=SHARE, own_steps=COUNT)
 
 
 class Distill:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from aapt.train.chance import device_of
 from aapt.train.log import RunLog
 from aapt.train.observe import Observed, observed
+from aapt.train.ranges import ABOVE_0, ANY, COUNT, check_ranges
 from aapt.train.sharding import Ranks, norm_of
 from aapt.train.state import RunState
 
@@ -39,7 +40,7 @@ class LoopConfig:
     warmup_steps: int = 50
     final_rate: float = 0.05  # of the learning rate, at the end of the cosine
     weight_decay: float = 0.01
-    clip_norm: float = 1.0
+    clip_norm: float = 1.0  # of a network's gradient; infinity: it is never clipped
     ema_decay: float = 0.995
     evaluate_every: int = 200
     save_every_s: float = 180.0
@@ -48,6 +49,15 @@ class LoopConfig:
     optimizer: str = "adamw"  # or "muon" for the matrices of the blocks, or "rmsprop" (stage 3)
     kind: Mapping[str, str] = field(default_factory=dict)  # stage, preset and so on: see `RunState`
     is_compiled: bool = False  # whether networks were compiled
+
+    def __post_init__(self) -> None:
+        above_0 = dict.fromkeys(("learning_rate", "clip_norm"), ABOVE_0)
+        check_ranges(self, steps=COUNT, evaluate_every=COUNT, warmup_steps=ANY, **above_0)
+
+    @property
+    def whole_kind(self) -> dict[str, str]:
+        """All that a run is not to change half way."""
+        return {**self.kind, "optimizer": self.optimizer, "seed": str(self.seed)}
 
 
 Drawn = TypeVar("Drawn")  # what a step learns from: clips, or what the student has made of them
@@ -152,7 +162,7 @@ def _begin(stage: Stage[Drawn], config: LoopConfig, ranks: Ranks) -> RunState:
     for turn in turns:
         ranks.shard(turn.network, stays_gathered=turn.network is model)
     return RunState(
-        {**config.kind, "optimizer": config.optimizer, "seed": str(config.seed)},
+        config.whole_kind,
         {turn.name: turn.network for turn in turns},
         average,
         [_optimizers(turn.network, config) for turn in turns],
@@ -177,7 +187,7 @@ def _step(
             looking = observed(turn.network, ranks, is_compiled=config.is_compiled)
         with looking as inside:
             taken = _learn(turn, optimizers, drawn, generator, config, ranks)
-        taken = _move(turn, optimizers, taken, state.step, config)
+        taken = _move(turn, optimizers, taken, state, config)
         if inside:
             log.write(state.step + 1, {"observed": {turn.name: inside}})
         prefix = "" if len(turns) == 1 else f"{turn.name}_"
@@ -204,7 +214,7 @@ def _move(
     turn: Turn[Drawn],
     optimizers: Sequence[Optimizer],
     numbers: dict[str, float],
-    step: int,
+    state: RunState,
     config: LoopConfig,
 ) -> dict[str, float]:
     learning = [p for p in turn.network.parameters() if p.grad is not None]
@@ -213,14 +223,14 @@ def _move(
     broken = {name: value for name, value in numbers.items() if not math.isfinite(value)}
     if broken:
         terms = ", ".join(f"{name} is {broken[name]}" for name in sorted(broken, key=_TOTALS.__contains__))
-        raise FloatingPointError(
-            f"step {step}: {turn.name} {terms}; it has not moved, and what the run has saved is from before:"
-            " the same command with a lower learning rate goes on from there"
-        )
+        left = "nothing is saved yet: begin again with a lower learning rate"
+        if state.saved_step is not None:
+            left = f"step {state.saved_step} is saved: a lower learning rate goes on from there"
+        raise FloatingPointError(f"step {state.step}: {turn.name} {terms}; it has not moved, and {left}")
     nn.utils.clip_grads_with_norm_(learning, config.clip_norm, torch.tensor(norm))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * turn.rate * _rate(step - turn.first_step, config)
+            group["lr"] = config.learning_rate * turn.rate * _rate(state.step - turn.first_step, config)
         optimizer.step()
     return numbers
 

@@ -1,6 +1,6 @@
 """A run on disk: state.pt, from which it goes on bit for bit, and weights.pt, the moving average."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ class RunState:
 
     kind: stage, preset, optimizer and all that a run is not to change half way; a run of another kind is not
       gone on with.
+    saved_step: the newest that is on disk; None: nothing is.
     """
 
     kind: dict[str, str]
@@ -28,6 +29,7 @@ class RunState:
     optimizers: Sequence[Sequence[Optimizer]]
     step: int = 0
     smooth: dict[str, float] = field(default_factory=dict)
+    saved_step: int | None = None
 
     def save(self, run: Path, ranks: Ranks) -> None:
         """Each file whole or not at all; the tensors are whole too, whatever ranks share them."""
@@ -40,6 +42,7 @@ class RunState:
             "optimizers": [[ranks.whole(o.state_dict()) for o in each] for each in self.optimizers],
         }
         weights = ranks.whole(self.average.module.state_dict())
+        self.saved_step = self.step
         if not ranks.is_first:
             return
         # The state comes last: where it is, the weights that belong to it are.
@@ -52,12 +55,7 @@ class RunState:
         if not path.exists():
             return
         state = _read(path)
-        for what, mine in self.kind.items():
-            theirs = state.get("kind", {}).get(what, mine)
-            if theirs != mine:
-                raise BadCheckpoint(
-                    f"{path} was saved by {what} {theirs!r}, this is {what} {mine!r}; choose another --run"
-                )
+        _check_kind(path, state, self.kind)
         for name, network in self.networks.items():
             load_whole(network, state["networks"][name])
         load_whole(self.average, state["average"])
@@ -65,6 +63,7 @@ class RunState:
             for optimizer, content in zip(each, stored, strict=True):
                 load_whole_optimizer(optimizer, content)
         self.step, self.smooth = state["step"], state.get("smooth", {})
+        self.saved_step = self.step
 
 
 def write(content: object, path: Path) -> None:
@@ -74,15 +73,34 @@ def write(content: object, path: Path) -> None:
     partial.replace(path)
 
 
-def load_weights(network: nn.Module, run: Path, stages: Sequence[str]) -> None:
-    """What came of a run of one of `stages`. Raises BadCheckpoint, naming the file and what is wrong."""
+def check_kind(run: Path, kind: Mapping[str, str]) -> None:
+    """Raises BadCheckpoint where what is saved in `run` is of another kind, as `RunState.restore` does."""
+    path = run / "state.pt"
+    if path.exists():
+        _check_kind(path, _read(path), kind)
+
+
+def load_weights(
+    network: nn.Module, run: Path, stages: Sequence[str], wanted: Mapping[str, str] | None = None
+) -> None:
+    """What came of a run of one of `stages`. Raises BadCheckpoint, naming the file and what is wrong.
+
+    wanted: what else its kind must be, where that is known.
+    """
     path = run / "weights.pt"
     if not path.exists():
         raise BadCheckpoint(f"{path} is missing; name the run folder of a stage that has saved")
     if (run / "state.pt").exists():
-        stage = _read(run / "state.pt").get("kind", {}).get("stage")
+        kind = _read(run / "state.pt").get("kind", {})
+        stage = kind.get("stage")
         if stage and stage not in stages:
             raise BadCheckpoint(f"{run} is a run of {stage}; this wants one of {', '.join(stages)}")
+        for what, value in (wanted or {}).items():
+            if kind.get(what, value) != value:
+                raise BadCheckpoint(
+                    f"{run} was trained with {what} {kind[what]!r}, this wants {what} {value!r};"
+                    " name runs that belong together"
+                )
     fill(network, _read(path), path)
 
 
@@ -99,6 +117,20 @@ def load_players(networks: dict[str, nn.Module], run: Path) -> None:
         )
     for name, network in networks.items():
         fill(network, stored[name], path)
+
+
+def _check_kind(path: Path, state: Mapping[str, Any], kind: Mapping[str, str]) -> None:
+    # What an older version did not note is taken to be as it is now.
+    theirs = state.get("kind", {})
+    differing = [what for what in theirs if theirs[what] != kind.get(what)]
+    if "stage" in differing:
+        differing = ["stage"]  # the other options of another stage tell nobody more
+    if differing:
+        was = ", ".join(f"{what} {theirs[what]!r}" for what in differing)
+        now = ", ".join(f"{what} {kind.get(what)!r}" for what in differing)
+        raise BadCheckpoint(
+            f"{path} was saved by {was}, this is {now}; begin as it was begun, or choose another --run"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from aapt.presets import Preset
+
 FRAMES_PER_SECOND = 24
 HELD_OUT_EPISODES = 8  # the last of a folder: judged on, never trained on
 
 
 class BadRecording(ValueError):
-    """A recording is damaged, or too short for what is asked of it."""
+    """A recording is damaged, of another world, or too short for what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class Episode:
         partial.replace(path)
 
     @staticmethod
-    def load(path: Path) -> "Episode":
-        """Read what `save` wrote. Raises BadRecording, naming the file, where it is damaged."""
+    def load(path: Path, preset: Preset | None = None) -> "Episode":
+        """Read what `save` wrote. Raises BadRecording, naming the file, where it is damaged, and where its
+        pictures and keys are not those of `preset`."""
         try:
             with np.load(path) as file:
                 episode = Episode(file["frames"], file["controls"], file["poses"], str(file["caption"]))
@@ -62,7 +65,18 @@ class Episode:
                 f"{path} has {len(episode.frames)} frames, controls for {len(episode.controls)} and poses for"
                 f" {len(episode.poses)}; record it again"
             )
+        if preset is not None:
+            episode._check(path, preset)
         return episode
+
+    def _check(self, path: Path, preset: Preset) -> None:
+        has = (*self.frames.shape[2:0:-1], self.controls.shape[1])
+        wanted = (preset.width_px, preset.height_px, preset.dit.keys)
+        if has != wanted:
+            raise BadRecording(
+                f"{path} has pictures of {has[0]}x{has[1]} and {has[2]} keys, and {preset.name} wants"
+                f" {wanted[0]}x{wanted[1]} and {wanted[2]}; name recordings of {preset.name} with --data"
+            )
 
 
 def episode_paths(folder: Path) -> list[Path]:
@@ -84,15 +98,18 @@ Made = TypeVar("Made")
 def each_readable(make: Callable[[Path], Made], paths: Sequence[Path]) -> Iterator[Made | None]:
     """What `make` makes of each recording, with a progress bar; None where it is damaged.
 
-    Those are named on stderr, and counted at the end.
+    Those are named on stderr, and counted at the end. Raises BadRecording after the last where all are.
     """
     damaged = 0
+    last: BadRecording | None = None
     for path in tqdm(paths, unit="episode"):
         try:
             yield make(path)
         except BadRecording as error:
-            damaged += 1
+            damaged, last = damaged + 1, error
             tqdm.write(f"skipped: {error}", file=sys.stderr)
             yield None
+    if last is not None and damaged == len(paths):
+        raise BadRecording(f"none of {damaged} recordings can be used: {last}")
     if damaged:
         tqdm.write(f"skipped {damaged} of {len(paths)} recordings", file=sys.stderr)

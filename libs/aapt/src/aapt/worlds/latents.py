@@ -3,7 +3,7 @@
 import hashlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aapt.dit.attention import FIRST_INDEX
+from aapt.presets import Preset
 from aapt.shapes import FRAMES_PER_LATENT, Controls, Latents, Text, to_video
 from aapt.text import HashedWords
 from aapt.vae.model import VideoVAE
@@ -142,17 +143,19 @@ class Clips:
 
 
 @torch.inference_mode()
-def encode(vae: VideoVAE, paths: list[Path], cache: Path) -> list[EncodedEpisode]:
+def encode(
+    vae: VideoVAE, paths: list[Path], cache: Path, preset: Preset | None = None
+) -> list[EncodedEpisode]:
     """Encode recorded episodes once, with a progress bar; later calls read `cache`.
 
-    Damaged recordings are named, skipped and counted; `cache` knows of them. It is made anew where the codec
-    is another or the recordings are. Raises ValueError where it is damaged, BadRecording where no recording
-    is left.
+    Damaged recordings, and those of another world than `preset`'s, are named, skipped and counted; `cache`
+    knows of them. It is made anew where the codec is another or the recordings are. Raises ValueError where
+    it is damaged, BadRecording where no recording is left.
     """
-    source = _source(vae, paths)
+    source = digest_of(vae.state_dict(), paths)
     stored = _read_cache(cache, paths, source) if cache.exists() else None
     if stored is None:
-        encoded = each_readable(lambda path: encode_episode(vae, path), paths)
+        encoded = each_readable(lambda path: encode_episode(vae, path, preset), paths)
         stored = [None if episode is None else vars(episode) for episode in encoded]
         cache.parent.mkdir(parents=True, exist_ok=True)
         partial = cache.with_suffix(".partial")
@@ -166,12 +169,12 @@ def encode(vae: VideoVAE, paths: list[Path], cache: Path) -> list[EncodedEpisode
     return episodes
 
 
-def _source(vae: VideoVAE, paths: list[Path]) -> str:
-    """What latents are made of: the codec's weights, and the names and sizes of the recordings."""
+def digest_of(weights: Mapping[str, Tensor], recordings: Sequence[Path] = ()) -> str:
+    """What tells these weights, and recordings of these names and sizes, from all others."""
     digest = hashlib.sha256()
-    for name, value in vae.state_dict().items():
+    for name, value in weights.items():
         digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    for path in paths:
+    for path in recordings:
         digest.update(f"{path.name} {path.stat().st_size}".encode())
     return digest.hexdigest()
 
@@ -197,9 +200,9 @@ def _read_cache(cache: Path, paths: list[Path], source: str) -> list[dict[str, A
 
 
 @torch.inference_mode()
-def encode_episode(vae: VideoVAE, path: Path) -> EncodedEpisode:
+def encode_episode(vae: VideoVAE, path: Path, preset: Preset | None = None) -> EncodedEpisode:
     """One recorded episode as latents, in half precision. Raises BadRecording."""
-    recorded = Episode.load(path)
+    recorded = Episode.load(path, preset)
     if len(recorded.frames) <= FRAMES_PER_LATENT:
         raise BadRecording(
             f"{path} has {len(recorded.frames)} frames; one latent after the first picture takes"
