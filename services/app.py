@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -18,7 +19,10 @@ from services.settings import help_text, settings_from_env
 from services.status import Readiness
 from services.tls import Tls, caller_identity
 
+STOP_S = 60.0  # longest clean-up: a deployment on Ray takes 45 s to end, then every service stops
 _TROUBLE_EVERY_S = 1.0
+
+_log = telemetry.logger("app")
 
 Context: TypeAlias = calls.Context
 Service: TypeAlias = ports.Service
@@ -78,7 +82,7 @@ class Host:
         try:
             await self._service.start()
         except BaseException:
-            await self._service.stop()  # what it had started by then
+            await to_its_end(self._service.stop())  # what it had started by then
             raise
         for port in opened:
             await port.server.start()
@@ -168,6 +172,30 @@ async def until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
             raise outcome
+
+
+async def to_its_end(clean_up: Coroutine[Any, Any, None], within_s: float = STOP_S) -> None:
+    """Waits for a clean-up, also where the one who waits is cancelled meanwhile.
+
+    What failed first is raised: of an `except` or a `finally`, what it is there for, and no more from here.
+    """
+    has_failed, cancelled = sys.exception() is not None, None
+    clock = asyncio.get_running_loop().time
+    task, until_s = asyncio.create_task(clean_up), clock() + within_s
+    while not task.done() and clock() < until_s:
+        try:
+            await asyncio.wait([task], timeout=until_s - clock())
+        except asyncio.CancelledError as error:
+            cancelled = cancelled or error
+    failure: BaseException | None = None
+    if task.done():
+        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+    elif task.cancel():
+        failure = TimeoutError(f"a clean-up took more than {within_s:g} s and was given up")
+    if failure is not None:
+        _log.exception("not cleaned up", failure)
+    if not has_failed and (first := cancelled or failure):
+        raise first
 
 
 def run(
