@@ -112,13 +112,15 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
         seat, store = first.seat, self._opened().store
         telemetry.concerns(session=seat.session_id, epoch=seat.epoch)
         await store.renew(seat.session_id, seat.epoch)
-        session = (await store.attach(seat.session_id)).session
+        attached = await store.attach(seat.session_id)
+        session = attached.session
         telemetry.concerns(tenant=session.tenant)
         meter = self._meter(session, seat.epoch)
         follow = Follow(
             store,
             meter,
             seat,
+            attached.prompt,
             context,
             renew_period_s=store.limits.live_seat_s / 3,
             outage_s=self._outage_s,
