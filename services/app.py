@@ -20,7 +20,7 @@ from services.status import Readiness
 from services.tls import Tls, caller_identity
 
 STOP_S = 60.0  # longest clean-up: a deployment on Ray takes 45 s to end, then every service stops
-_TROUBLE_EVERY_S = 1.0
+_TROUBLE_EVERY_S, _AT_FIRST_EVERY_S = 1.0, 0.1
 
 _log = telemetry.logger("app")
 
@@ -48,7 +48,8 @@ V = TypeVar("V", bound=Service)
 class Host:
     """One service on its gRPC ports: for players, and for our own services where it has methods for them.
 
-    trouble: asked every second why nobody can be served, if that is so. Health and readiness follow it.
+    trouble: asked at the start and every second why nobody can be served, if that is so. Health and readiness
+    follow it.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class Host:
         for port in opened:
             await port.server.start()
         self._ports = opened
-        await self._tell(None)
-        ready_s = self._readiness.begin(self._service.name)
+        trouble = self._trouble()
+        await self._tell(trouble)
         self._watching = asyncio.create_task(self._watch())
         where = {"address": self.address, "internal_address": self.internal_address}
-        self._log.info("service started", **where, ready_s=round(ready_s, 3))
+        self._log.info("service started", **where, ready_s=self._readiness.began_s, trouble=trouble)
         return self.address
 
     async def stop(self, grace_s: float = 1.0) -> None:
@@ -124,14 +125,17 @@ class Host:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_TROUBLE_EVERY_S)
+            await asyncio.sleep(_AT_FIRST_EVERY_S if self._readiness.began_s is None else _TROUBLE_EVERY_S)
             trouble = self._trouble()
             if trouble != self._readiness.trouble:
                 self._log.warning("readiness changed", trouble=trouble)
-                self._readiness.trouble = trouble
                 await self._tell(trouble)
 
     async def _tell(self, trouble: str | None) -> None:
+        if trouble is None:
+            self._readiness.begin(self._service.name)
+        else:
+            self._readiness.trouble = trouble
         answer = health_pb2.HealthCheckResponse
         for name in {"", *(name for port in self._ports for name in port.names)}:
             await self._health.set(name, answer.NOT_SERVING if trouble else answer.SERVING)
