@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -18,7 +19,10 @@ from services.settings import help_text, settings_from_env
 from services.status import Readiness
 from services.tls import Tls, caller_identity
 
-_TROUBLE_EVERY_S = 1.0
+STOP_S = 60.0  # longest clean-up: a deployment on Ray takes 45 s to end, then every service stops
+_TROUBLE_EVERY_S, _AT_FIRST_EVERY_S = 1.0, 0.1
+
+_log = telemetry.logger("app")
 
 Context: TypeAlias = calls.Context
 Service: TypeAlias = ports.Service
@@ -44,7 +48,8 @@ V = TypeVar("V", bound=Service)
 class Host:
     """One service on its gRPC ports: for players, and for our own services where it has methods for them.
 
-    trouble: asked every second why nobody can be served, if that is so. Health and readiness follow it.
+    trouble: asked at the start and every second why nobody can be served, if that is so. Health and readiness
+    follow it.
     """
 
     def __init__(
@@ -78,16 +83,16 @@ class Host:
         try:
             await self._service.start()
         except BaseException:
-            await self._service.stop()  # what it had started by then
+            await to_its_end(self._service.stop())  # what it had started by then
             raise
         for port in opened:
             await port.server.start()
         self._ports = opened
-        await self._tell(None)
-        ready_s = self._readiness.begin(self._service.name)
+        trouble = self._trouble()
+        await self._tell(trouble)
         self._watching = asyncio.create_task(self._watch())
         where = {"address": self.address, "internal_address": self.internal_address}
-        self._log.info("service started", **where, ready_s=round(ready_s, 3))
+        self._log.info("service started", **where, ready_s=self._readiness.began_s, trouble=trouble)
         return self.address
 
     async def stop(self, grace_s: float = 1.0) -> None:
@@ -120,14 +125,17 @@ class Host:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(_TROUBLE_EVERY_S)
+            await asyncio.sleep(_AT_FIRST_EVERY_S if self._readiness.began_s is None else _TROUBLE_EVERY_S)
             trouble = self._trouble()
             if trouble != self._readiness.trouble:
                 self._log.warning("readiness changed", trouble=trouble)
-                self._readiness.trouble = trouble
                 await self._tell(trouble)
 
     async def _tell(self, trouble: str | None) -> None:
+        if trouble is None:
+            self._readiness.begin(self._service.name)
+        else:
+            self._readiness.trouble = trouble
         answer = health_pb2.HealthCheckResponse
         for name in {"", *(name for port in self._ports for name in port.names)}:
             await self._health.set(name, answer.NOT_SERVING if trouble else answer.SERVING)
@@ -168,6 +176,30 @@ async def until_one_ends(*parts: Coroutine[Any, Any, None]) -> None:
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError):
             raise outcome
+
+
+async def to_its_end(clean_up: Coroutine[Any, Any, None], within_s: float = STOP_S) -> None:
+    """Waits for a clean-up, also where the one who waits is cancelled meanwhile.
+
+    What failed first is raised: of an `except` or a `finally`, what it is there for, and no more from here.
+    """
+    has_failed, cancelled = sys.exception() is not None, None
+    clock = asyncio.get_running_loop().time
+    task, until_s = asyncio.create_task(clean_up), clock() + within_s
+    while not task.done() and clock() < until_s:
+        try:
+            await asyncio.wait([task], timeout=until_s - clock())
+        except asyncio.CancelledError as error:
+            cancelled = cancelled or error
+    failure: BaseException | None = None
+    if task.done():
+        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+    elif task.cancel():
+        failure = TimeoutError(f"a clean-up took more than {within_s:g} s and was given up")
+    if failure is not None:
+        _log.exception("not cleaned up", failure)
+    if not has_failed and (first := cancelled or failure):
+        raise first
 
 
 def run(

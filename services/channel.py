@@ -26,7 +26,7 @@ class Channel(grpc.aio.Channel):
         self._newest: grpc.aio.Channel | None = None
         self._calls: dict[grpc.aio.Channel, int] = {}  # open ones of each
         self._closing: set[asyncio.Task[None]] = set()
-        self._is_lost = False
+        self._is_lost = True  # until it is ready for the first time
 
     def trouble(self, peer: str) -> str | None:
         """Why `peer` cannot be asked now, where that is so. Dials, so as to know it early."""

@@ -25,13 +25,16 @@ class Readiness:
     """Whether players may be sent here, and why not."""
 
     trouble: str | None = "it is starting"
+    began_s: float | None = (
+        None  # from the beginning of the process to its first readiness; None: not ready yet
+    )
 
-    def begin(self, service: str) -> float:
-        """Ready from now on. Returns how long that took since the process began, and keeps it as a metric."""
+    def begin(self, service: str) -> None:
+        """Ready from now on. How long that took since the process began is kept, the first time."""
         self.trouble = None
-        took_s = time.monotonic() - _BEGAN_S
-        telemetry.READY.labels(service).set(took_s)
-        return took_s
+        if self.began_s is None:
+            self.began_s = round(time.monotonic() - _BEGAN_S, 3)
+            telemetry.READY.labels(service).set(self.began_s)
 
 
 def serve(host: str, port: int, readiness: Readiness, tls: Tls | None = None) -> None:

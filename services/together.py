@@ -195,10 +195,11 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
             tls=settings.tls,
         )
     )
-    async with AsyncExitStack() as stack:
-        # Each is harmless where nothing was started; a host that did not start to its end stops nothing.
-        for stop in (together.stop, host.stop, web.stop):
-            stack.push_async_callback(stop)
+    stack = AsyncExitStack()
+    # Each is harmless where nothing was started; a host that did not start to its end stops nothing.
+    for stop in (together.stop, host.stop, web.stop):
+        stack.push_async_callback(stop)
+    try:
         deployment = await _start(host, settings, engine, stack)
         await web.start()
 
@@ -206,6 +207,8 @@ async def running(settings: Settings) -> AsyncIterator[Addresses]:
             await (asyncio.Event().wait() if deployment is None else until_ended(deployment))
 
         yield Addresses(address, web.page_url, internal, sessions.admin_address, until_broken)
+    finally:
+        await app.to_its_end(stack.aclose())
 
 
 async def _start(

@@ -1,5 +1,6 @@
 // `Steering`: a session's controls, each stored once and in order, and what became of them.
 #pragma once
+#include <algorithm>
 #include <condition_variable>
 #include <iostream>
 #include <map>
@@ -17,10 +18,6 @@ class Steering {
  public:
   Steering(std::shared_ptr<grpc::Channel> channel, const livevideo::v1::Session& session)
       : stub_(livevideo::v1::ControlService::NewStub(channel)), session_(session), seq_(session.newest_seq()) {
-    // control takes so many a second, and half of them at once; what is more is refused as a flood.
-    const double most_per_s = session.controls_per_s() > 0.0 ? session.controls_per_s() : 200.0;
-    batch_ = std::max(1, int(most_per_s / 4.0));
-    pause_ = std::chrono::microseconds(int64_t(1.2e6 * batch_ / most_per_s));
     hearing_ = std::thread([this] { hear(); });
   }
 
@@ -64,12 +61,15 @@ class Steering {
       call_ = std::move(call);
       sent_before_ = std::max(sent_before_, written_);
       written_ = 0;
-      write();  // all that is unheard, under its old numbers
+      batch_ = 1;  // until control has said how many it takes
+      pause_ = std::chrono::microseconds(0);
+      write();  // what is unheard, under its old numbers
       guard.unlock();
       for (livevideo::v1::ControlReceipt receipt; call_->Read(&receipt);) {
         has_worked = true;
         is_away = false;
         guard.lock();
+        learn();
         take(receipt);
         write_rest(guard);
         guard.unlock();
@@ -87,6 +87,19 @@ class Steering {
       is_away = true;
       changed_.wait_for(guard, kAgain, [this] { return is_closing_; });
     }
+  }
+
+  // control takes so many a second, and so many at once; what is more is refused as a flood.
+  void learn() {
+    const auto& said = context_->GetServerInitialMetadata();
+    const auto number = [&said](const char* key, double otherwise) {
+      const auto found = said.find(key);
+      return found == said.end() ? otherwise : std::stod(std::string(found->second.data(), found->second.size()));
+    };
+    const double per_s = number("controls-per-s", session_.controls_per_s() > 0.0 ? session_.controls_per_s() : 200.0);
+    if (pause_.count() == 0) written_at_ = {};  // the first one alone is waited for by none
+    batch_ = std::max(1, int(std::min(per_s / 4.0, number("controls-at-once", per_s / 2.0) / 2.0)));
+    pause_ = std::chrono::microseconds(int64_t(1.2e6 * batch_ / per_s));
   }
 
   // Of what waits, as much as may be unheard at once.
@@ -122,9 +135,9 @@ class Steering {
 
   std::unique_ptr<livevideo::v1::ControlService::Stub> stub_;
   const livevideo::v1::Session session_;
-  int batch_;
-  std::chrono::microseconds pause_;
   std::mutex lock_;  // of all below
+  int batch_ = 1;
+  std::chrono::microseconds pause_{0};
   std::condition_variable changed_;
   std::unique_ptr<grpc::ClientContext> context_;
   std::unique_ptr<grpc::ClientReaderWriter<livevideo::v1::ControlEvent, livevideo::v1::ControlReceipt>>

@@ -30,8 +30,8 @@ class ControlGate:
         """`burst`: controls that may come at once after a silence."""
         self._keys = frozenset(model.keys)
         self._tracks = frozenset(model.tracks)
-        self._controls_per_s = controls_per_s
-        self._burst = burst
+        self.controls_per_s = controls_per_s
+        self.burst = burst
         self._bucket = _Bucket(float(burst))
         self._newest_seq = 0
 
@@ -56,9 +56,9 @@ class ControlGate:
         bucket = self._bucket
         passed_s = 0.0 if bucket.filled_at_s is None else max(0.0, now_s - bucket.filled_at_s)
         bucket.filled_at_s = now_s
-        bucket.tokens = min(float(self._burst), bucket.tokens + passed_s * self._controls_per_s)
+        bucket.tokens = min(float(self.burst), bucket.tokens + passed_s * self.controls_per_s)
         if bucket.tokens < 1.0:
-            limit = f"{self._controls_per_s:g} controls a second"
+            limit = f"{self.controls_per_s:g} controls a second"
             return _refused("flood", f"more than {limit} came; send fewer, and this one again if it matters")
         bucket.tokens -= 1.0
         return None

@@ -10,6 +10,7 @@ import grpc
 from livevideo.v1 import control_pb2, control_pb2_grpc, session_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Refused
 from livevideo.v1.session_pb2 import GetRequest, PushRequest, Session, SessionState
+from livevideo_client.refusals import AT_ONCE_KEY, PER_S_KEY
 from services import telemetry
 from services.app import Context, open_channel, until_one_ends
 from services.channel import Channel
@@ -99,6 +100,9 @@ class ControlService(control_pb2_grpc.ControlServiceServicer):
         session = await self._found(self._channel, first.session_id, credentials)
         telemetry.concerns(tenant=session.tenant, epoch=session.epoch)
         with self._gates.entered(session) as gate:
+            # A client that has much to send at once, after an outage, need not guess.
+            at_most = ((PER_S_KEY, f"{gate.controls_per_s:g}"), (AT_ONCE_KEY, str(gate.burst)))
+            await context.send_initial_metadata(at_most)
             push = session_pb2_grpc.SeatServiceStub(self._channel).Push(metadata=credentials)
             try:
                 send = _Send(session, gate, push, context, self._receipt)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = telemetry.logger("engine")
 
+_LAST_WORD_S = 1.0
 # Nothing that waiting could change: the stay is over.
 _FINAL = (SessionClosed, Superseded, UnknownSession)
 
@@ -85,6 +86,23 @@ class ControlFeed:
                 self._changed.set()
                 call.cancel()
             await asyncio.sleep(self._retry_s)
+
+    async def settle(self) -> None:
+        """The session is over. Tells once more what it has made: Follow may have ended too early for it."""
+        if not self._latents:
+            return
+        ended = asyncio.Event()
+        call = self._sessions.Follow(self._said(ended), timeout=_LAST_WORD_S)
+        try:
+            async for _ in call:
+                pass
+        except grpc.aio.AioRpcError as error:
+            if not isinstance(from_status(error), _FINAL):
+                log.warning("last word lost its way", status=error.code().name)
+        finally:
+            ended.set()
+            self._changed.set()
+            call.cancel()
 
     async def _said(self, ended: asyncio.Event) -> AsyncIterator[FollowRequest]:
         seat = Seat(session_id=self._session_id, epoch=self._epoch, after_seq=self._mailbox.newest_seq)

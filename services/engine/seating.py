@@ -104,6 +104,7 @@ class Seating:
             feed.obeyed(made.turn.seqs, first_frame(made.index))
             feed.made(made.index + 1)
             yield GenerateResponse(latent=latent)
+        await feed.settle()
 
     def end(self) -> None:
         """Let go of everything."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from livevideo.v1.control_pb2 import ControlReceipt
-from livevideo.v1.session_pb2 import FollowRequest, Seat
+from livevideo.v1.session_pb2 import FollowRequest, FollowResponse, Seat
 from services import telemetry
 from services.app import Context
 from services.errors import BadRequest, StoreUnavailable
@@ -24,14 +24,17 @@ class Follow:
         store: SessionStore,
         meter: Meter,
         seat: Seat,
+        prompt: FollowResponse | None,
         context: Context,
         *,
         renew_period_s: float,
         outage_s: float,
     ) -> None:
+        """prompt: the newest, which is brought where the log has lost it."""
         self._store = store
         self._meter = meter
         self._seat = seat
+        self._prompt = prompt
         self._context = context
         self._renew_period_s = renew_period_s
         self._outage_s = outage_s
@@ -57,6 +60,10 @@ class Follow:
                 await asyncio.sleep(_RETRY_S)
                 continue
             for control in controls:
+                if self._prompt is not None:
+                    if self._seat.after_seq < self._prompt.event.seq < control.event.seq:
+                        await self._context.write(self._prompt)
+                    self._prompt = None
                 await self._context.write(control)
 
     async def take_in(self, requests: AsyncIterator[FollowRequest]) -> None:

@@ -14,8 +14,9 @@ Keys of a model:
     model      the Model message, while a replica announces it
 Keys of a session:
     session    hash  record (the Session message as opened, without its picture), image,
-                     state (a SessionState), epoch, seq (of the newest control), replica and address (where
-                     its seat is), holder and viewer (of the newest claim), tenant, ended (why), ended_ms;
+                     state (a SessionState), epoch, seq (of the newest control), prompt (the newest control
+                     that carries one: the log may have lost it), replica and address (where its seat is),
+                     holder and viewer (of the newest claim), tenant, ended (why), ended_ms;
                      where it was opened with a key: key_id, token (its hash), token_until_ms, opened_ms,
                      metered_epoch and metered_ms (until when its time is counted), latents,
                      heard_seq and heard_ms (of the newest control), notice ("reason ends_ms")
@@ -179,16 +180,17 @@ return {'ok'}
 """
 )
 
-# KEYS session, receipts. Answers the record, and the receipt after which new ones will come.
+# KEYS session, receipts. Answers the record, the receipt after which new ones will come, the newest prompt.
 ATTACH = """
-local found = redis.call('HMGET', KEYS[1], 'state', 'record', 'ended')
+local found = redis.call('HMGET', KEYS[1], 'state', 'record', 'ended', 'prompt')
 if not found[1] then return {'unknown_session'} end
 if found[1] == '3' then return {'session_closed', found[3]} end
 local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)
-return {'ok', found[2], newest[1] and newest[1][1] or '0-0'}
+return {'ok', found[2], newest[1] and newest[1][1] or '0-0', found[4]}
 """
 
-# KEYS session, controls. ARGV seq, control, most, kept_ms. Seqs have 64 bits, Lua's numbers 53: text.
+# KEYS session, controls. ARGV seq, control, most, kept_ms, '1' if it carries a prompt. Seqs have 64 bits,
+# Lua's numbers 53: text.
 PUSH = """
 local found = redis.call('HMGET', KEYS[1], 'state', 'seq', 'ended')
 if not found[1] then return {'unknown_session'} end
@@ -196,6 +198,7 @@ if found[1] == '3' then return {'session_closed', found[3]} end
 local seq, last = ARGV[1], found[2]
 if #seq < #last or (#seq == #last and seq <= last) then return {'old_seq', last} end
 redis.call('HSET', KEYS[1], 'seq', seq)
+if ARGV[5] == '1' then redis.call('HSET', KEYS[1], 'prompt', ARGV[2]) end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], seq .. '-0', 'control', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])

@@ -1,5 +1,6 @@
 """`SeatService`: what engines and *control* ask of *sessions*: seats, controls, receipts."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from livevideo.v1.session_pb2 import (
     ClaimRequest,
     FollowRequest,
     PushRequest,
+    Seat,
     Session,
 )
 from services import telemetry
@@ -27,6 +29,8 @@ from services.sessions.tenants import TenantStore
 from services.tracing import Tracer
 
 log = telemetry.logger("sessions")
+
+_LAST_WORD_S = 0.5  # longest wait for it, of an engine that follows a session that has ended
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,20 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
             raise BadRequest("seat", "is missing; the first message says which session and epoch")
         seat, store = first.seat, self._opened().store
         telemetry.concerns(session=seat.session_id, epoch=seat.epoch)
-        await store.renew(seat.session_id, seat.epoch)
-        session = (await store.attach(seat.session_id)).session
+        try:
+            await store.renew(seat.session_id, seat.epoch)
+        except SessionClosed:
+            await self._settle(seat, request_iterator)
+            raise
+        attached = await store.attach(seat.session_id)
+        session = attached.session
         telemetry.concerns(tenant=session.tenant)
         meter = self._meter(session, seat.epoch)
         follow = Follow(
             store,
             meter,
             seat,
+            attached.prompt,
             context,
             renew_period_s=store.limits.live_seat_s / 3,
             outage_s=self._outage_s,
@@ -140,6 +150,18 @@ class SeatService(session_pb2_grpc.SeatServiceServicer):
                 # An engine that is still there will follow through another instance, and keeps its seat.
                 if not self._streams.are_stopping:
                     await self._release(seat.session_id, seat.epoch, keep_s=store.limits.away_seat_s)
+
+    async def _settle(self, seat: Seat, requests: AsyncIterator[FollowRequest]) -> None:
+        """What an engine made until it heard that its session had ended is counted, too."""
+        with contextlib.suppress(ServiceError, TimeoutError):
+            session = await self._opened().store.find(seat.session_id)
+            meter = self._meter(session, seat.epoch)
+            async with asyncio.timeout(_LAST_WORD_S):
+                async for request in requests:
+                    if request.HasField("latents"):
+                        meter.heard(request.latents)
+                        break
+            await meter.tell()
 
     def _meter(self, session: Session, epoch: int) -> Meter:
         opened = self._opened()

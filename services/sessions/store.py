@@ -45,6 +45,7 @@ class Attached:
 
     session: Session
     newest_receipt: bytes
+    prompt: FollowResponse | None  # the newest control that carries one; None: none is known
 
 
 class SessionStore:
@@ -211,8 +212,10 @@ class SessionStore:
 
     async def attach(self, session_id: str) -> Attached:
         """What is needed to read a session's receipts from now on. Raises UnknownSession, SessionClosed."""
-        record, newest = await self._of(scripts.ATTACH, session_id, ["session", "receipts"], [])
-        return Attached(Session.FromString(record), newest)
+        record, newest, prompt = await self._of(scripts.ATTACH, session_id, ["session", "receipts"], [])
+        return Attached(
+            Session.FromString(record), newest, FollowResponse.FromString(prompt) if prompt else None
+        )
 
     async def push(self, session_id: str, control: FollowResponse) -> int | None:
         """Stores a control; None. If its seq is not above the newest, stores nothing; that newest seq."""
@@ -225,6 +228,7 @@ class SessionStore:
                 control.SerializeToString(),
                 self.limits.controls_kept,
                 _ms(self.limits.idle_s),
+                "1" if control.event.HasField("prompt") else "",
             ],
         )
         return int(stored[0]) if stored else None
@@ -249,9 +253,8 @@ class SessionStore:
 
     async def recall(self, session_id: str) -> RecallResponse:
         """The newest snapshot, and what was obeyed since."""
-        parts = [
-            scripts.session_key(checked(session_id), part) for part in ("snapshot", "controls", "receipts")
-        ]
+        kept = ("session", "snapshot", "controls", "receipts")
+        parts = [scripts.session_key(checked(session_id), part) for part in kept]
         with asking(self.door.url):
             return await snapshots.recalled(self.door.redis, *parts)
 

@@ -59,6 +59,7 @@ class BreakingServices(
     stored: list[int] = field(default_factory=list)
     closed_at_s: list[float] = field(default_factory=list)
     gate: ControlGate = field(default_factory=lambda: ControlGate(MODEL))
+    says_pace: bool = False  # as *control* does
 
     async def Open(self, request: OpenRequest, context: Context) -> Session:
         return Session(session_id="one", model=MODEL)
@@ -95,6 +96,12 @@ class BreakingServices(
             event = await asyncio.wait_for(anext(request_iterator, None), self.first_event_s)
         except TimeoutError as error:
             raise BadRequest("session_id", "no event came") from error
+        if self.says_pace:
+            pace = (
+                ("controls-per-s", f"{self.gate.controls_per_s:g}"),
+                ("controls-at-once", str(self.gate.burst)),
+            )
+            await context.send_initial_metadata(pace)
         while event is not None:
             self.heard.append(event.seq)
             refused = gate.refusal(event, time.monotonic())
@@ -160,14 +167,15 @@ async def test_controls_that_are_taken_no_more_end_the_play(serve: Serve) -> Non
     assert len(world.closed_at_s) == 1
 
 
+@pytest.mark.parametrize(("controls", "pace"), [(250, {}), (30, {"controls_per_s": 20.0, "burst": 4})])
 async def test_after_an_outage_everything_is_sent_again_and_nothing_is_refused_as_a_flood(
-    serve: Serve,
+    serve: Serve, controls: int, pace: dict[str, Any]
 ) -> None:
     steer = await asyncio.to_thread(cpp_steerer)
-    world = scripted(breaking=1)
-    ended = await run(*steer, await serve(world), "250", until="control 250: ")
+    world = scripted(breaking=1, gate=ControlGate(MODEL, **pace), says_pace=bool(pace))
+    ended = await run(*steer, await serve(world), str(controls), until=f"control {controls}: ")
     assert ended.code == 0, ended
-    assert world.stored == [*range(1, 251)], ended.out
+    assert world.stored == [*range(1, controls + 1)], ended.out
     assert "flood" not in ended.out
     assert "refused" not in ended.out
     for seq in world.stored:

@@ -61,6 +61,7 @@ class SlowControl(Scripted, control_pb2_grpc.ControlServiceServicer):
     async def Send(
         self, request_iterator: AsyncIterator[ControlEvent], context: Context
     ) -> AsyncIterator[ControlReceipt]:
+        await context.send_initial_metadata(())
         async for event in request_iterator:
             self.heard.append(event.seq)
             if self.after_s is not None:
@@ -163,6 +164,20 @@ async def test_what_has_piled_up_in_an_outage_is_no_flood(
         await heard.until(300, task)
     assert set(heard.outcomes.values()) == {"accepted"}
     assert sender.comebacks.count == 0
+
+
+async def test_what_has_piled_up_is_no_flood_where_control_takes_less_than_by_default(
+    serve: Serve, dial: Dial, sessions_address: str, session: Session
+) -> None:
+    settings = control.Settings(sessions_address=sessions_address, controls_per_s=20.0, burst=4)
+    sender = Sender(
+        [control_pb2_grpc.ControlServiceStub(dial(await serve(control.ControlService(settings))))], session
+    )
+    for seq in range(1, 31):
+        sender.send(up(session, seq))
+    async with hearing(sender) as (heard, task):
+        await heard.until(30, task)
+    assert heard.outcomes == dict.fromkeys(range(1, 31), "accepted")
 
 
 async def test_a_control_that_hangs_is_left_for_the_next_one_and_is_not_told_everything(

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from livevideo.v1 import control_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from services import errors, status, telemetry
-from services.app import Host, Service, set_in_stone, until_one_ends
+from services.app import Host, Service, set_in_stone, to_its_end, until_one_ends
 from services.errors import BadSetting, EngineFull, PortTaken, ServiceError
 from services.relay import from_status, kinds
 from services.settings import settings_from_env
@@ -182,6 +182,47 @@ async def test_a_service_that_does_not_start_is_stopped() -> None:
     assert lame.has_stopped
 
 
+async def test_a_start_that_failed_is_cleaned_up_and_named_though_a_signal_comes_meanwhile() -> None:
+    class Lame(Echo):
+        stops = asyncio.Event()
+        has_stopped = False
+
+        async def start(self) -> None:
+            raise BadSetting("no legs")
+
+        async def stop(self) -> None:
+            self.stops.set()
+            await asyncio.sleep(0.1)
+            self.has_stopped = True
+            raise OSError("still no legs")
+
+    async def start() -> None:
+        await Host(lame).start()
+
+    async def signalled() -> None:
+        await lame.stops.wait()
+
+    lame = Lame()
+    with pytest.raises(BadSetting, match="no legs"):
+        await until_one_ends(start(), signalled())
+    assert lame.has_stopped
+
+
+async def test_a_clean_up_without_end_is_given_up() -> None:
+    with pytest.raises(TimeoutError, match=r"0\.05 s"):
+        await to_its_end(asyncio.sleep(20.0), within_s=0.05)
+
+
+async def test_who_is_cancelled_during_a_clean_up_ends_after_it() -> None:
+    ending = asyncio.create_task(to_its_end(asyncio.sleep(0.1)))
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.sleep(0.02)
+    assert not ending.done()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+
+
 async def test_health_and_readiness_follow_what_troubles_a_service(dial: Dial) -> None:
     trouble: list[str | None] = [None]
     readiness = Readiness()
@@ -220,7 +261,7 @@ def test_the_pages_say_whether_a_process_lives_and_is_ready(free_port: int) -> N
 
     assert page("/healthz") == (200, "alive\n")
     assert page("/readyz") == (503, "not ready: it is starting\n")
-    assert readiness.begin("echo") > 0
+    readiness.begin("echo")
     assert page("/readyz") == (200, "ready\n")
     assert 'ready_seconds{service="echo"}' in page("/metrics")[1]
     assert page("/secrets")[0] == 404

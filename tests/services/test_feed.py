@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from livevideo.v1 import session_pb2_grpc
+from livevideo.v1.admin_pb2 import GetUsageRequest, NewKey, RevokeRequest
 from livevideo.v1.control_pb2 import ControlEvent, Keys
 from livevideo.v1.session_pb2 import (
     AnnounceRequest,
@@ -18,10 +19,12 @@ from livevideo.v1.session_pb2 import (
     PushRequest,
 )
 from services.app import Context, Service
+from services.credentials import bearer
 from services.engine.feed import ControlFeed
 from services.engine.mailbox import Mailbox
 from services.engine.residence import Residence
 from tests.services.asking import Sessions
+from tests.services.paying import Admin
 from tests.services.scripted import Scripted
 
 Serve = Callable[[Service], Awaitable[str]]
@@ -101,3 +104,22 @@ async def test_a_claim_tells_the_newest_control_so_that_a_world_that_begins_agai
     turn = again.take()
     assert turn.keys == (1.0,), "what is held is known"
     assert not turn.seqs, "and obeyed already"
+
+
+async def test_what_was_made_when_a_session_was_revoked_is_counted_too(
+    session_stub: Sessions, admin_stub: Admin, acme: NewKey
+) -> None:
+    session = await session_stub.Open(OpenRequest(), metadata=bearer(acme.key))
+    await session_stub.Claim(ClaimRequest(session_id=session.session_id, replica="engine-1"))
+    residence = Residence(0, 0, 0.0, lambda residence: None)
+    feed = ControlFeed(session_stub, session.session_id, 1, residence, Mailbox(("up",)))
+    feed.made(3)
+    following = asyncio.create_task(feed.run(time.monotonic))
+    await admin_stub.Revoke(RevokeRequest(name="acme"))
+    await asyncio.wait_for(following, DEADLINE_S)
+    feed.obeyed([1], frame_index=9)
+    feed.made(7)  # Follow has ended
+    for _ in range(2):  # once, however often it is told
+        await asyncio.wait_for(feed.settle(), DEADLINE_S)
+        days = (await admin_stub.GetUsage(GetUsageRequest(name="acme"))).days
+        assert sum(day.latents for day in days) == 7

@@ -7,13 +7,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from livevideo.v1.session_pb2 import AnnounceRequest, OpenRequest
 from services import errors, status, telemetry
@@ -175,3 +177,33 @@ async def test_a_service_whose_peer_is_away_is_not_ready_and_is_again() -> None:
         assert service.trouble() is None
         await peer.stop(grace_s=0.1)
     await host.stop(grace_s=0.1)
+
+
+async def test_a_service_that_has_never_reached_its_peer_is_not_ready_and_stays_so_until_it_has(
+    dial: Callable[[str], grpc.aio.Channel],
+) -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    readiness = Readiness()
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    peer_address = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    service = ControlService(ControlSettings(sessions_address=peer_address))
+    host = Host(service, trouble=service.trouble, readiness=readiness)
+    health = health_pb2_grpc.HealthStub(dial(await host.start()))
+    for _ in range(4):  # while it is still dialling
+        assert "sessions does not answer" in (readiness.trouble or "")
+        answer = await health.Check(health_pb2.HealthCheckRequest())
+        assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await asyncio.sleep(0.1)
+    assert readiness.began_s is None
+    silent.close()
+    peer = Host(SessionService(), address=peer_address)
+    await peer.start()
+    async with asyncio.timeout(DEADLINE_S):
+        while readiness.trouble is not None:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    assert readiness.began_s is not None
+    await host.stop(grace_s=0.1)
+    await peer.stop(grace_s=0.1)

@@ -21,6 +21,7 @@ from services import play, together
 from services.decoder.service import DecoderService
 from services.errors import BadCheckpoint, BadSetting, PortTaken, ServiceError
 from services.sessions.embedded import EmbeddedValkey
+from services.web.service import WebService
 
 if TYPE_CHECKING:
     from tests.system.conftest import Client
@@ -256,23 +257,26 @@ async def test_an_engine_that_does_not_announce_itself_is_not_waited_for_without
         await start(frames_per_second=float("nan"))
 
 
-async def test_a_start_that_fails_halfway_stops_what_it_had_started(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lame", [DecoderService, WebService])
+async def test_a_start_that_fails_halfway_stops_what_it_had_started_though_a_signal_comes_meanwhile(
+    lame: type[DecoderService | WebService], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores: list[EmbeddedValkey] = []
     stop = EmbeddedValkey.stop
 
-    async def fail(decoder: DecoderService) -> None:
+    async def fail(service: object) -> None:
         raise RuntimeError("no thread is left")
 
-    async def recorded(valkey: EmbeddedValkey) -> None:
-        stores.append(valkey)
+    async def signalled(valkey: EmbeddedValkey) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.1)
         await stop(valkey)
+        stores.append(valkey)
 
-    monkeypatch.setattr(DecoderService, "start", fail)
-    monkeypatch.setattr(EmbeddedValkey, "stop", recorded)
+    monkeypatch.setattr(lame, "start", fail)
+    monkeypatch.setattr(EmbeddedValkey, "stop", signalled)
     with pytest.raises(RuntimeError, match="no thread is left"):
-        await start()
+        await play.play(together.Settings(grpc_port=0, web_port=0), opens_browser=False)
     assert len(stores) == 1
 
 
