@@ -25,9 +25,7 @@ class Readiness:
     """Whether players may be sent here, and why not."""
 
     trouble: str | None = "it is starting"
-    began_s: float | None = (
-        None  # from the beginning of the process to its first readiness; None: not ready yet
-    )
+    began_s: float | None = None  # from the beginning of the process to its first readiness
 
     def begin(self, service: str) -> None:
         """Ready from now on. How long that took since the process began is kept, the first time."""

@@ -33,6 +33,7 @@ DRIVEN_COLUMNS = (
     ("frechet", "Fréchet", 1),
 )
 DRIVEN_ROWS = (
+    ("diffusion-one-step", "stage 1, one step"),
     ("consistency", "stage 2"),
     ("short", "stage 3 on 10 latents, 200 updates"),
     ("teacher-forced", "the same, teacher-forced"),
