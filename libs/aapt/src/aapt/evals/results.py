@@ -225,5 +225,5 @@ def _plot(rows: Sequence[tuple[str, str]], found: dict[str, list[dict[str, objec
                 line = _curve(run, curve)
                 axis.plot(*zip(*line, strict=True), color=f"C{colour}", label=None if i else label, alpha=0.8)
         axis.set(title=title, xlabel="second", ylim=(0, None))
-    axes[0].legend()
+    axes[0].legend(fontsize="small", framealpha=0.5)
     figures.save(figure, out)
