@@ -72,6 +72,12 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="make activations again in the backward pass: less memory, a third more work",
     )
+    parser.add_argument(
+        "--micro-clips",
+        type=int,
+        default=0,
+        help="clips that are passed at once: fewer take less memory and teach the same; default all",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute later, twice as fast")
     parser.add_argument(
         "--bfloat16",
