@@ -90,12 +90,12 @@ def on_two_ranks(folder: Path) -> dict[str, int]:
     """Trains every kind of run, and tells how many parameters this rank keeps, and how often the two have
     added up gradients."""
     kept = {}
-    reduce = dist.reduce_scatter_tensor
+    reduce = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
     for name in NAMES:
         for run, sequence_shards, micro_clips in (("1", 1, 0), ("2", 2, 0), ("micro", 1, 1)):
             ranks = Ranks(sequence_shards)
             learning = stage(name, ranks, micro_clips)
-            with patch.object(dist, "reduce_scatter_tensor", wraps=reduce) as reductions:
+            with patch.object(dist, reduce, wraps=getattr(dist, reduce)) as reductions:
                 train(learning, config(name), folder / f"{name}-{run}", ranks)
             kept[f"{name}-{run} reductions"] = reductions.call_count
             for turn in learning.turns:
