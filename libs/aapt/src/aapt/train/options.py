@@ -116,6 +116,8 @@ def read_options(description: str | None = None) -> argparse.Namespace:
         known.error("codec, export and --compile want one process: start it without torchrun")
     if options.threads < 1:
         known.error(f"--threads is {options.threads}; choose 1 or more")
+    if options.micro_clips < 0:
+        known.error(f"--micro-clips is {options.micro_clips}; choose 1 or more, or 0 for all at once")
     return options
 
 
