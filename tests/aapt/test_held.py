@@ -58,6 +58,7 @@ def most_bytes(name: str, micro_clips: int, run: Path) -> int:
     return held.most_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_clips", [1, 4])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_bytes_of_a_step_are_those_that_a_run_holds(name: str, micro_clips: int, tmp_path: Path) -> None:
