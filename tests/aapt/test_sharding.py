@@ -1,11 +1,14 @@
 """Two processes that share a network learn what one process learns from the clips of both."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -23,23 +26,24 @@ STEPS = 3
 NAMES = tuple(CLOSE)
 
 
-def stage(name: str, ranks: Ranks) -> Stage[Any]:
+def stage(name: str, ranks: Ranks, micro_clips: int = 0) -> Stage[Any]:
     model = restless(ranks.parallel)
     model.dit.is_checkpointed = name == "adapt"
     clips = noise_clips(model)
     if name == "adapt":
         # How often the network is asked for its own history is drawn, and so differs between rows.
         config = AdaptConfig(clips=2, length=5, own_history=0.5, own_steps=3)
-        return Adapt(model, clips, clips, config)
+        return Adapt(model, clips, clips, config, micro_clips=micro_clips)
     if name == "distill":
-        distill = Distill(model, clips, clips, DistillConfig(clips=2, length=5, grid_steps=4))
+        drawn = DistillConfig(clips=2, length=5, grid_steps=4)
+        distill = Distill(model, clips, clips, drawn, micro_clips=micro_clips)
         ranks.shard(distill.teacher, stays_gathered=False)
         return distill
-    played = AdversarialConfig(clips=1, length=5, extensions=1, late=0.5, penalty=1.0)
-    return Adversarial(model, model.dit, clips, clips, played)
+    played = AdversarialConfig(clips=2, length=5, extensions=1, late=0.5, penalty=1.0, judge_first=1)
+    return Adversarial(model, model.dit, clips, clips, played, micro_clips=micro_clips)
 
 
-def config(name: str, steps: int) -> LoopConfig:
+def config(name: str, steps: int = STEPS) -> LoopConfig:
     optimizer = {"adapt": "muon", "distill": "adamw", "adversarial": "rmsprop"}[name]
     return LoopConfig(
         steps=steps,
@@ -64,7 +68,7 @@ class Rows:
 
     @property
     def turns(self) -> Sequence[Turn[Any]]:
-        return [Turn(turn.name, turn.network, self._all_of(turn)) for turn in self._stage.turns]
+        return [replace(turn, learn=self._all_of(turn)) for turn in self._stage.turns]
 
     def draw(self, generator: torch.Generator) -> Any:
         randoms = [step_generator(0, self._step, row) for row in range(self._rows)]
@@ -83,13 +87,17 @@ class Rows:
 
 
 def on_two_ranks(folder: Path) -> dict[str, int]:
-    """Trains every kind of run, and tells how many parameters this rank keeps."""
+    """Trains every kind of run, and tells how many parameters this rank keeps, and how often the two have
+    added up gradients."""
     kept = {}
+    reduce = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
     for name in NAMES:
-        for sequence_shards in (1, 2):
+        for run, sequence_shards, micro_clips in (("1", 1, 0), ("2", 2, 0), ("micro", 1, 1)):
             ranks = Ranks(sequence_shards)
-            learning = stage(name, ranks)
-            train(learning, config(name, STEPS), folder / f"{name}-{sequence_shards}", ranks)
+            learning = stage(name, ranks, micro_clips)
+            with patch.object(dist, reduce, wraps=getattr(dist, reduce)) as reductions:
+                train(learning, config(name), folder / f"{name}-{run}", ranks)
+            kept[f"{name}-{run} reductions"] = reductions.call_count
             for turn in learning.turns:
                 own = [p.to_local() for p in turn.network.parameters() if isinstance(p, DTensor)]
                 kept[f"{name} {turn.name}"] = sum(p.numel() for p in own)
@@ -164,6 +172,16 @@ def test_what_two_saved_one_goes_on_with(runs: Path, name: str, tmp_path: Path) 
         train(stage(name, Ranks()), config(name, STEPS + 2), run)
     assert state(tmp_path / "two")["step"] == STEPS + 2
     assert_close(state(tmp_path / "two"), state(tmp_path / "one"), CLOSE[name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_that_pass_one_clip_at_a_time_learn_the_same_and_reduce_gradients_as_often(
+    runs: Path, name: str
+) -> None:
+    assert_close(state(runs / f"{name}-micro"), state(runs / f"{name}-1"), CLOSE[name])
+    for rank in range(2):
+        counts = torch.load(runs / f"rank-{rank}.pt", weights_only=True)
+        assert counts[f"{name}-micro reductions"] == counts[f"{name}-1 reductions"] > 0
 
 
 def test_processes_that_do_not_divide_into_rows_are_refused_with_both_numbers() -> None:

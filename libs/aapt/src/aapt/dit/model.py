@@ -5,7 +5,7 @@ channels (paper, section 2.1). The same forward serves whole clips under a mask,
 cache.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -75,6 +75,10 @@ class CachePass:
     slots: tuple[int, ...]
     indices: tuple[tuple[int, ...], ...]
     is_continued: bool = False
+
+    def rows(self, span: slice) -> "CachePass":
+        """The same for some of the rows."""
+        return replace(self, slots=self.slots[span], indices=self.indices[span])
 
     def layer(self, layer: int) -> LayerCache:
         """The part of `layer` in this pass."""

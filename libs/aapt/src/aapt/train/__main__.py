@@ -143,17 +143,18 @@ def _stage(
             load_weights(adapted, options.adapted, ["adapt"], wanted)
         adapted.to(options.device)
         torch.manual_seed(options.seed)  # the heads of the discriminator begin at random
-        stage = Adversarial(model, adapted, learning, held_out, config, is_compiled=options.compile)
+        how = {"is_compiled": options.compile, "micro_clips": options.micro_clips}
+        stage = Adversarial(model, adapted, learning, held_out, config, **how)
         if not options.adapted:
             load_players({turn.name: turn.network for turn in stage.turns}, options.init)
         return stage
     if options.compile:
         model.dit.compile()
     if isinstance(config, PretrainConfig):
-        return Pretrain(model, learning, held_out, config)
+        return Pretrain(model, learning, held_out, config, micro_clips=options.micro_clips)
     if isinstance(config, AdaptConfig):
-        return Adapt(model, learning, held_out, config)
-    distill = Distill(model, learning, held_out, config)
+        return Adapt(model, learning, held_out, config, micro_clips=options.micro_clips)
+    distill = Distill(model, learning, held_out, config, micro_clips=options.micro_clips)
     ranks.shard(distill.teacher, stays_gathered=False)
     if options.compile:
         distill.teacher.compile()

@@ -18,7 +18,9 @@ from aapt.evals.drift import measure_drift
 from aapt.flow import Time, clean_estimate, interpolate, shift_time
 from aapt.shapes import Latents
 from aapt.train.chance import device_of, normal, uniform
+from aapt.train.log import Means
 from aapt.train.loop import Turn
+from aapt.train.parts import shares, spans
 from aapt.train.ranges import ABOVE_0, ANY, COUNT, SHARE, check_ranges
 from aapt.worlds.latents import Batch, Clips
 
@@ -52,14 +54,20 @@ class AdaptConfig:
 
 
 class Adapt:
-    """Mean squared error of the velocity."""
+    """Mean squared error of the velocity.
 
-    def __init__(self, model: Model, clips: Clips, held_out: Clips, config: AdaptConfig) -> None:
+    micro_clips: how many clips are passed at once, all by default. Fewer take less memory and teach the same.
+    """
+
+    def __init__(
+        self, model: Model, clips: Clips, held_out: Clips, config: AdaptConfig, *, micro_clips: int = 0
+    ) -> None:
         self.model = model.dit
         self._whole = model
         self._clips = clips
         self._held_out = held_out
         self._config = config
+        self._micro_clips = micro_clips
         self._device = device_of(model.dit)
 
     @property
@@ -75,15 +83,18 @@ class Adapt:
         t = shift_time(uniform((config.clips,), generator, self._device), config.shift)
         is_pure = uniform((config.clips,), generator, self._device) < config.pure_noise
         t = torch.where(is_pure, 1.0, t)
-        previous = recycled(self.model, batch, generator, config)
+        previous = recycled(self.model, batch, generator, config, self._micro_clips)
         noise = normal(batch.latents.shape, generator, self._device)
-        noisy = interpolate(batch.latents, noise, t)
-        given = (batch.text, batch.controls, batch.index)
-        made = clean_estimate(noisy, self.model(noisy, previous, t, *given), t)
-        loss = velocity_loss(made, batch.latents, t, is_capped=self.model.config.predicts_clean)
-        loss.backward()
-        error = (made.detach() - batch.latents).square().mean()
-        return {"loss": float(loss.detach()), "clean_error": float(error)}
+        noisy, numbers = interpolate(batch.latents, noise, t), Means()
+        for some, share in shares(self.model, config.clips, self._micro_clips):
+            seen = batch.rows(some)
+            given = (previous[some], t[some], seen.text, seen.controls, seen.index)
+            made = clean_estimate(noisy[some], self.model(noisy[some], *given), t[some])
+            loss = velocity_loss(made, seen.latents, t[some], is_capped=self.model.config.predicts_clean)
+            (share * loss).backward()
+            error = (made.detach() - seen.latents).square().mean()
+            numbers.add(share, loss=loss, clean_error=error)
+        return numbers.means()
 
     def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
         assert isinstance(model, DiT)
@@ -114,7 +125,9 @@ class History(Protocol):
 
 
 @torch.no_grad()
-def recycled(dit: DiT, batch: Batch, generator: torch.Generator, history: History) -> Latents:
+def recycled(
+    dit: DiT, batch: Batch, generator: torch.Generator, history: History, micro_clips: int = 0
+) -> Latents:
     """The recycled latents of a batch, worsened as `AdaptConfig` says; the first picture is spared.
 
     One parallel pass puts every latent one step of the network's own away from the truth, and each further
@@ -124,15 +137,17 @@ def recycled(dit: DiT, batch: Batch, generator: torch.Generator, history: Histor
     own = round(history.own_history * len(previous))
     if own:
         chosen = torch.randperm(len(previous), generator=generator)[:own].to(device)
-        t: Time = torch.ones(own, device=device)
-        text, controls, index = batch.text[chosen], batch.controls[chosen], batch.index[chosen]
-        follows = (index.diff(dim=1) == 1)[..., None, None, None]
         steps = int(torch.randint(1, history.own_steps + 1, (), generator=generator))
-        noise = normal((own, *previous.shape[1:]), generator, device)
-        for _ in range(steps):
-            seen = previous[chosen]
-            made = clean_estimate(noise, dit(noise, seen, t, text, controls, index), t)
-            previous[chosen, 1:] = torch.where(follows, made[:, :-1], seen[:, 1:])
+        noises = normal((own, *previous.shape[1:]), generator, device)
+        for some in spans(own, micro_clips):
+            rows, noise = chosen[some], noises[some]
+            t: Time = torch.ones(len(rows), device=device)
+            text, controls, index = batch.text[rows], batch.controls[rows], batch.index[rows]
+            follows = (index.diff(dim=1) == 1)[..., None, None, None]
+            for _ in range(steps):
+                seen = previous[rows]
+                made = clean_estimate(noise, dit(noise, seen, t, text, controls, index), t)
+                previous[rows, 1:] = torch.where(follows, made[:, :-1], seen[:, 1:])
     strength = history.history_noise * uniform(previous.shape[:2], generator, device)
     strength[:, 0] = 0
     return previous + strength[..., None, None, None] * normal(previous.shape, generator, device)

@@ -25,6 +25,7 @@ from aapt.train.adapt import judge
 from aapt.train.chance import device_of, normal, uniform
 from aapt.train.log import Means
 from aapt.train.loop import Turn
+from aapt.train.parts import shares, spans
 from aapt.train.ranges import ABOVE_0, ANY, COUNT, SHARE, check_ranges
 from aapt.train.segments import Segment, perturbed, rolled_out
 from aapt.worlds.latents import Batch, Clips
@@ -84,7 +85,10 @@ class AdversarialConfig:
 
 
 class Adversarial:
-    """Discriminator and generator take turns on the same rollouts: neither changes what was made of them."""
+    """Discriminator and generator take turns on the same rollouts: neither changes what was made of them.
+
+    micro_clips: as in `Adapt`; all clips are played at once.
+    """
 
     def __init__(
         self,
@@ -95,6 +99,7 @@ class Adversarial:
         config: AdversarialConfig,
         *,
         is_compiled: bool = False,
+        micro_clips: int = 0,
     ) -> None:
         self.model = model.dit
         self._device = device_of(model.dit)
@@ -107,6 +112,7 @@ class Adversarial:
         self._clips = clips
         self._held_out = held_out
         self._config = config
+        self._micro_clips = micro_clips
 
     @property
     def turns(self) -> tuple[Turn[tuple[Segment, ...]], ...]:
@@ -133,26 +139,25 @@ class Adversarial:
         """Real above fake, latent by latent, and little change in small surroundings of both (R1, R2)."""
         config, numbers = self._config, Means()
         for segment in segments:
-            t = uniform((config.clips,), generator, self._device)
+            times = uniform((config.clips,), generator, self._device)
             near = perturbed(segment.real, config.perturbation, generator)
             fake_near = perturbed(segment.fake, config.perturbation, generator)
             # The same t in all four: the penalty is not to measure how logits change with t.
-            if config.teacher_forced:
-                real, real_near = self._logits((segment.real, near), t)
-                fake, beside = self._logits((segment.fake, fake_near), t, after=segment.real)
-            else:
-                real, real_near, fake, beside = self._logits((segment.real, near, segment.fake, fake_near), t)
-            adversarial = softplus(fake - real).mean()
-            penalty = ((real - real_near).square() + (fake - beside).square()).mean()
-            loss = adversarial + config.penalty * penalty
-            numbers.add(adversarial=adversarial, penalty=penalty, lead=(real - fake).mean())
-            if config.mismatched:
-                others = replace(segment.real, controls=segment.real.controls.roll(1, 0))
-                (wrong,) = self._logits((others,), t)
-                loss = loss + config.mismatched * softplus(wrong - real).mean()
-                numbers.add(lead_of_own_keys=(real - wrong).mean())
-            (loss / len(segments)).backward()
-            numbers.add(loss=loss)
+            shown = (segment.real, near, segment.fake, fake_near)
+            others = replace(segment.real, controls=segment.real.controls.roll(1, 0))
+            for some, share in self._shares(self.discriminator, is_last=segment is segments[-1]):
+                t = times[some]
+                real, real_near, fake, beside = self._judged(tuple(each.rows(some) for each in shown), t)
+                adversarial = softplus(fake - real).mean()
+                penalty = ((real - real_near).square() + (fake - beside).square()).mean()
+                loss = adversarial + config.penalty * penalty
+                numbers.add(share, adversarial=adversarial, penalty=penalty, lead=(real - fake).mean())
+                if config.mismatched:
+                    (wrong,) = self._logits((others.rows(some),), t)
+                    loss = loss + config.mismatched * softplus(wrong - real).mean()
+                    numbers.add(share, lead_of_own_keys=(real - wrong).mean())
+                (share * loss / len(segments)).backward()
+                numbers.add(share, loss=loss)
         return numbers.means()
 
     def learn_generator(self, segments: tuple[Segment, ...], generator: torch.Generator) -> dict[str, float]:
@@ -161,21 +166,19 @@ class Adversarial:
         self.discriminator.requires_grad_(False)
         for segment in segments:
             t = uniform((config.clips,), generator, self._device)
-            made = self.again(segment)
-            old = segment.fake.latents[:, : -made.shape[1]]
-            shown = replace(segment.fake, latents=torch.cat([old, made], 1))
-            (fake,) = self._logits((shown,), t, after=segment.real if config.teacher_forced else None)
-            with torch.no_grad():
-                (real,) = self._logits((segment.real,), t)
-            loss = softplus(real - fake).mean()
-            (loss / len(segments)).backward()
-            numbers.add(loss=loss)
+            is_last = segment is segments[-1] and not config.anchor
+            for some, share in self._shares(self.model, is_last=is_last):
+                loss = self._fooled(segment.rows(some), t[some])
+                (share * loss / len(segments)).backward()
+                numbers.add(share, loss=loss)
         self.discriminator.requires_grad_(True)
         if config.anchor:
-            true = self._clips.batch(generator, config.clips, config.length, config.late)
-            distance = self._distance(true.to(self._device), generator)
-            (config.anchor * distance).backward()
-            numbers.add(anchor=distance)
+            true = self._clips.batch(generator, config.clips, config.length, config.late).to(self._device)
+            noise = normal(true.latents.shape, generator, self._device)
+            for some, share in self._shares(self.model):
+                distance = self._distance(true.rows(some), noise[some])
+                (share * config.anchor * distance).backward()
+                numbers.add(share, anchor=distance)
         return numbers.means()
 
     def play(
@@ -255,9 +258,20 @@ class Adversarial:
         preset, indices = self._whole.preset, fake.index[0].tolist()
         return torch.stack([torch.stack([noise(preset, seed, i) for i in indices]) for seed in seeds])
 
-    def _distance(self, true: Batch, generator: torch.Generator) -> Float[Tensor, ""]:
+    def _shares(self, network: nn.Module, *, is_last: bool = True) -> Iterator[tuple[slice, float]]:
+        return shares(network, self._config.clips, self._micro_clips, is_last=is_last)
+
+    def _fooled(self, segment: Segment, t: Time) -> Float[Tensor, ""]:
+        made = self.again(segment)
+        old = segment.fake.latents[:, : -made.shape[1]]
+        shown = replace(segment.fake, latents=torch.cat([old, made], 1))
+        (fake,) = self._logits((shown,), t, after=segment.real if self._config.teacher_forced else None)
+        with torch.no_grad():
+            (real,) = self._logits((segment.real,), t)
+        return softplus(real - fake).mean()
+
+    def _distance(self, true: Batch, noise: Latents) -> Float[Tensor, ""]:
         t: Time = torch.ones(len(true.latents), device=self._device)
-        noise = normal(true.latents.shape, generator, self._device)
         predicted = self.model(noise, true.previous, t, true.text, true.controls, true.index)
         return (clean_estimate(noise, predicted, t) - true.latents).square().mean()
 
@@ -265,7 +279,14 @@ class Adversarial:
     def _forced(self, generator: torch.Generator) -> Segment:
         real = self._clips.batch(generator, self._config.clips, self._config.length).to(self._device)
         segment = Segment(real, real, normal(real.latents.shape, generator, self._device), None)
-        return replace(segment, fake=replace(real, latents=self.again(segment)))
+        made = [self.again(segment.rows(some)) for some in spans(len(real.latents), self._micro_clips)]
+        return replace(segment, fake=replace(real, latents=torch.cat(made)))
+
+    def _judged(self, shown: tuple[Batch, ...], t: Time) -> tuple[Float[Tensor, "b judged"], ...]:
+        """Logits of real, near, fake and fake_near."""
+        if not self._config.teacher_forced:
+            return self._logits(shown, t)
+        return self._logits(shown[:2], t) + self._logits(shown[2:], t, after=shown[0])
 
     def _logits(
         self, shown: tuple[Batch, ...], t: Time, *, after: Batch | None = None

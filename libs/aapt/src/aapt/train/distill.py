@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from aapt.checkpoint import Model
 from aapt.dit.model import DiT
-from aapt.flow import clean_estimate, interpolate, per_clip, time_grid
+from aapt.flow import Time, clean_estimate, interpolate, per_clip, time_grid
+from aapt.shapes import Latents
 from aapt.train.adapt import judge, recycled
 from aapt.train.chance import device_of, normal
+from aapt.train.log import Means
 from aapt.train.loop import Turn
+from aapt.train.parts import shares
 from aapt.train.ranges import ABOVE_0, ANY, COUNT, SHARE, check_ranges
 from aapt.worlds.latents import Batch, Clips
 
@@ -40,15 +44,21 @@ class DistillConfig:
 
 
 class Distill:
-    """The squared distance between where the student lands from t_k, and from one teacher step below it."""
+    """The squared distance between where the student lands from t_k, and from one teacher step below it.
 
-    def __init__(self, model: Model, clips: Clips, held_out: Clips, config: DistillConfig) -> None:
+    micro_clips: as in `Adapt`.
+    """
+
+    def __init__(
+        self, model: Model, clips: Clips, held_out: Clips, config: DistillConfig, *, micro_clips: int = 0
+    ) -> None:
         self.model = model.dit
         self.teacher = copy.deepcopy(model.dit).requires_grad_(False)
         self._whole = model
         self._clips = clips
         self._held_out = held_out
         self._config = config
+        self._micro_clips = micro_clips
         self._device = device_of(model.dit)
         self._grid = time_grid(config.grid_steps, config.shift).to(self._device)
 
@@ -65,17 +75,25 @@ class Distill:
         k = torch.randint(1, config.grid_steps + 1, (config.clips,), generator=generator).to(self._device)
         t, t_below = self._grid[k], self._grid[k - 1]
         noise = normal(batch.latents.shape, generator, self._device)
+        previous = recycled(student, batch, generator, config, self._micro_clips)
+        numbers = Means()
+        for some, share in shares(student, config.clips, self._micro_clips):
+            loss = self._loss(batch.rows(some), noise[some], previous[some], t[some], t_below[some])
+            (share * loss).backward()
+            numbers.add(share, loss=loss)
+        return numbers.means()
+
+    def _loss(
+        self, batch: Batch, noise: Latents, previous: Latents, t: Time, t_below: Time
+    ) -> Float[Tensor, ""]:
         noisy = interpolate(batch.latents, noise, t)
-        previous = recycled(student, batch, generator, config)
         given = (batch.text, batch.controls, batch.index)
         with torch.no_grad():
             down = self.teacher(noisy, previous, t, *given)
             below = noisy + per_clip(t_below - t) * down
-            target = clean_estimate(below, student(below, previous, t_below, *given), t_below)
-        made = clean_estimate(noisy, student(noisy, previous, t, *given), t)
-        loss = (made - target).square().mean()
-        loss.backward()
-        return {"loss": float(loss.detach())}
+            target = clean_estimate(below, self.model(below, previous, t_below, *given), t_below)
+        made = clean_estimate(noisy, self.model(noisy, previous, t, *given), t)
+        return (made - target).square().mean()
 
     def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:
         assert isinstance(model, DiT)

@@ -63,17 +63,20 @@ class RunLog:
 
 
 class Means:
-    """Numbers of several segments, averaged."""
+    """Numbers of several segments and parts of them, averaged by the share of the clips that they are of."""
 
     def __init__(self) -> None:
-        self._values: dict[str, list[float]] = {}
+        self._values: dict[str, list[tuple[float, float]]] = {}
 
-    def add(self, **numbers: Tensor) -> None:
+    def add(self, share: float = 1.0, /, **numbers: Tensor) -> None:
         for name, value in numbers.items():
-            self._values.setdefault(name, []).append(float(value.detach()))
+            self._values.setdefault(name, []).append((share, float(value.detach())))
 
     def means(self) -> dict[str, float]:
-        return {name: sum(values) / len(values) for name, values in self._values.items()}
+        return {
+            name: sum(share * value for share, value in values) / sum(share for share, _ in values)
+            for name, values in self._values.items()
+        }
 
 
 def _whole_lines(path: Path) -> list[str]:

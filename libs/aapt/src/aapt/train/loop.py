@@ -192,6 +192,7 @@ def _step(
             log.write(state.step + 1, {"observed": {turn.name: inside}})
         prefix = "" if len(turns) == 1 else f"{turn.name}_"
         numbers |= {prefix + name: value for name, value in taken.items()}
+    ranks.scatter(stage.model)  # it is gathered still where its turn was left out
     state.average.update_parameters(stage.model)
     return numbers
 

@@ -72,6 +72,12 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="make activations again in the backward pass: less memory, a third more work",
     )
+    parser.add_argument(
+        "--micro-clips",
+        type=int,
+        default=0,
+        help="clips that are passed at once: fewer take less memory and teach the same; default all",
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile: a minute later, twice as fast")
     parser.add_argument(
         "--bfloat16",
@@ -110,6 +116,8 @@ def read_options(description: str | None = None) -> argparse.Namespace:
         known.error("codec, export and --compile want one process: start it without torchrun")
     if options.threads < 1:
         known.error(f"--threads is {options.threads}; choose 1 or more")
+    if options.micro_clips < 0:
+        known.error(f"--micro-clips is {options.micro_clips}; choose 1 or more, or 0 for all at once")
     return options
 
 

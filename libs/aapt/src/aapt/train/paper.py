@@ -3,55 +3,24 @@
     python -m aapt.train.paper
     python -m aapt.train.paper --preset wan-1.3b --gpus 8 --json
 
-Nothing is trained: the cost model counts what each phase would multiply.
+Nothing is trained: the cost model counts what each phase would multiply, and what our loop would hold.
 """
 
 import argparse
 import json
 import math
-from dataclasses import dataclass
 
-from aapt.plan.cost import BYTES
-from aapt.plan.count import Count, count, count_heads
-from aapt.plan.gpus import GPU, GPUS
-from aapt.plan.training import adapt_flop, adversarial_flop, distill_flop
-from aapt.presets import AAPT_8B, AAPT_8B_720P, WAN_1_3B, Preset
+from aapt.plan.cost import USABLE_MEMORY
+from aapt.plan.gpus import GPUS
+from aapt.presets import AAPT_8B, WAN_1_3B
 from aapt.shapes import FRAMES_PER_LATENT
 from aapt.train.adapt import AdaptConfig
 from aapt.train.adversarial import AdversarialConfig
 from aapt.train.distill import DistillConfig
 from aapt.train.loop import LoopConfig
+from aapt.train.phase import FRAMES_PER_SECOND, Phase, PhaseCost, phase_cost
 
-FRAMES_PER_SECOND = 24
 PAPER_GPUS, PAPER_DAYS = 256, 7  # H100; "about 7 days"
-CLIP_GPUS = 8  # a clip lies on as many, by Ulysses
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One phase.
-
-    sizes: pictures, each with an equal share of the clips. unstated: what the paper leaves open, and what is
-    taken for it.
-    """
-
-    name: str
-    stage: AdaptConfig | DistillConfig | AdversarialConfig
-    loop: LoopConfig
-    sizes: tuple[tuple[int, int], ...]
-    unstated: str = ""
-
-    @property
-    def latents(self) -> int:
-        """Latents of a clip, extensions and all."""
-        if isinstance(self.stage, AdversarialConfig):
-            return self.stage.length + self.stage.extensions * (self.stage.length - self.stage.overlap)
-        return self.stage.length
-
-    @property
-    def clip_s(self) -> float:
-        """The length of a clip."""
-        return self.latents * FRAMES_PER_LATENT / FRAMES_PER_SECOND
 
 
 def _latents(clip_s: int) -> int:
@@ -130,72 +99,6 @@ CURRICULUM = (
 )
 
 
-@dataclass(frozen=True)
-class PhaseCost:
-    """What a phase costs; memory is that of one GPU.
-
-    flop: of a step, with attention to what is seen. masked_flop: as our parallel passes do it, which multiply
-    what the mask hides.
-    """
-
-    phase: Phase
-    latents: int  # made or seen in a step
-    flop: float
-    masked_flop: float
-    memory_bytes: float
-
-    def hours(self, gpu: GPU, gpus: int, efficiency: float) -> float:
-        """The whole phase, attention to what is seen."""
-        return self.phase.loop.steps * self.flop / (gpus * gpu.bf16_flop_per_s * efficiency) / 3600
-
-
-def phase_cost(phase: Phase, preset: Preset, gpus: int) -> PhaseCost:
-    """Cost of `phase` for `preset` on `gpus` GPUs; a preset that is not the paper's keeps to its own
-    picture."""
-    presets = [preset]
-    if preset == AAPT_8B:
-        presets = [p for p in (AAPT_8B, AAPT_8B_720P) if (p.width_px, p.height_px) in phase.sizes]
-    counts = [count(each) for each in presets]
-    clips = phase.stage.clips
-    return PhaseCost(
-        phase=phase,
-        latents=clips * phase.latents,
-        flop=clips * sum(_clip_flop(phase, each) for each in counts) / len(counts),
-        masked_flop=clips * sum(_clip_flop(phase, each, is_masked=True) for each in counts) / len(counts),
-        memory_bytes=max(_memory_bytes(phase, each, gpus) for each in counts),
-    )
-
-
-def _clip_flop(phase: Phase, counted: Count, *, is_masked: bool = False) -> float:
-    stage = phase.stage
-    if isinstance(stage, AdversarialConfig):
-        return adversarial_flop(counted, stage.length, stage.extensions, stage.overlap, is_masked=is_masked)
-    flop = adapt_flop if isinstance(stage, AdaptConfig) else distill_flop
-    return flop(counted, stage.length, is_masked=is_masked)
-
-
-def _memory_bytes(phase: Phase, counted: Count, gpus: int) -> float:
-    """Weights, gradients, optimizer and moving average in shards over all GPUs, and what a clip leaves.
-
-    A clip leaves the input of every block, since blocks are checkpointed. In stage 3 the generator's weights
-    stay gathered (ZeRO-2), its cache and the copy of it that each extension learns on are there, and the
-    discriminator looks at four clips at once.
-    """
-    stage, config = phase.stage, counted.preset.dit
-    sharded = max(n for n in range(1, CLIP_GPUS + 1) if gpus % n == 0 and config.heads % n == 0)
-    weight, master, moment = BYTES["bf16"], 4, 4
-    moments = 1 if phase.loop.optimizer == "rmsprop" else 2
-    learns = 2 * weight + master + moments * moment
-    inputs = weight * config.layers * config.dim * counted.tokens * stage.length / sharded
-    state = counted.dit_weights * (learns + master) / gpus
-    if isinstance(stage, AdversarialConfig):
-        judge = counted.dit_weights + count_heads(counted.preset).weights
-        past = (1 + stage.extensions) * weight * counted.cache / sharded
-        return state + weight * counted.dit_weights + judge * learns / gpus + past + 4 * inputs
-    teacher = weight * counted.dit_weights / gpus if isinstance(stage, DistillConfig) else 0.0
-    return state + teacher + inputs
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m aapt.train.paper",
@@ -212,8 +115,12 @@ def main() -> None:
     if options.gpus < 1 or not 0 < options.efficiency <= 1:
         parser.error("give 1 GPU or more, and an efficiency above 0 and up to 1")
     gpu = GPUS[options.gpu]
-    costs = [phase_cost(phase, presets[options.preset], options.gpus) for phase in CURRICULUM]
-    rows = [_numbers(cost, cost.hours(gpu, options.gpus, options.efficiency)) for cost in costs]
+    costs = [phase_cost(phase, presets[options.preset], options.gpus, gpu) for phase in CURRICULUM]
+    seen, hidden = (
+        [cost.hours(gpu, options.gpus, options.efficiency, is_masked=masked) for cost in costs]
+        for masked in (False, True)
+    )
+    rows = [_numbers(*each) for each in zip(costs, seen, hidden, strict=True)]
     flop = sum(cost.phase.loop.steps * cost.flop for cost in costs)
     masked = sum(cost.phase.loop.steps * cost.masked_flop for cost in costs)
     total = {
@@ -223,7 +130,9 @@ def main() -> None:
         "efficiency": options.efficiency,
         "zflop": flop / 1e21,
         "masked_zflop": masked / 1e21,
-        "hours": sum(cost.hours(gpu, options.gpus, options.efficiency) for cost in costs),
+        "hours": sum(seen),
+        "masked_hours": sum(hidden),
+        "gpu_gb": gpu.memory_bytes / 1e9,
         # Text encoder, codec, judging, restarts and clips that were shorter are not counted.
         "paper_efficiency": flop / (PAPER_GPUS * GPUS["h100"].bf16_flop_per_s * PAPER_DAYS * 86_400),
     }
@@ -232,7 +141,7 @@ def main() -> None:
     print(json.dumps(total | {"phases": rows}) if options.json else _text(total, rows))
 
 
-def _numbers(cost: PhaseCost, hours: float) -> dict[str, float | int | str]:
+def _numbers(cost: PhaseCost, hours: float, masked_hours: float) -> dict[str, float | int | str]:
     phase = cost.phase
     return {
         "phase": phase.name,
@@ -245,38 +154,52 @@ def _numbers(cost: PhaseCost, hours: float) -> dict[str, float | int | str]:
         "step_pflop": cost.flop / 1e15,
         "masked_step_pflop": cost.masked_flop / 1e15,
         "hours": hours,
+        "masked_hours": masked_hours,
+        "row_clips": cost.row_clips,
+        "micro_clips": cost.micro_clips,
         "memory_gb": cost.memory_bytes / 1e9,
+        "fitting_gpus": cost.fitting_gpus,
         "unstated": phase.unstated,
     }
 
 
 def _text(total: dict[str, object], rows: list[dict[str, float | int | str]]) -> str:
-    columns = "{:<21}{:>7}{:>7}{:>6}{:>9}{:>8}{:>9}{:>11}{:>11}{:>9}{:>8}"
-    heads = ("", "steps", "clips", "s", "", "rate", "latents", "PFLOP", "masked", "hours", "GB")
+    columns = "{:<21}{:>7}{:>7}{:>6}{:>9}{:>8}{:>9}{:>11}{:>11}{:>9}{:>9}{:>9}{:>7}{:>8}{:>9}"
+    heads = ("", "steps", "clips", "s", "", "rate", "latents", "PFLOP", "masked", "hours", "masked")
     lines = [
         "{preset} on {gpus} x {gpu} at {efficiency:.0%} of their peak".format_map(total),
-        columns.format(*heads),
+        columns.format(*heads, "of a row", "micro", "GB", "fits on"),
     ]
     for row in rows:
-        figures = (row["step_pflop"], row["masked_step_pflop"], row["hours"], row["memory_gb"])
+        figures = (row[name] for name in ("step_pflop", "masked_step_pflop", "hours", "masked_hours"))
         lines.append(
             columns.format(
                 *(row[name] for name in ("phase", "steps", "clips")),
                 f"{row['clip_s']:.0f}",
                 *(row[name] for name in ("optimizer", "learning_rate", "latents")),
                 *(f"{figure:,.1f}" for figure in figures),
+                row["row_clips"],
+                row["micro_clips"] or "none",
+                f"{row['memory_gb']:,.1f}",
+                row["fitting_gpus"] or "none",
             )
         )
-    lines.append(
-        "PFLOP of a step, attending to what is seen, or to all that a mask then hides; GB on each GPU"
-    )
+    lines += [
+        "PFLOP of a step, and hours: attending to what is seen alone; masked, as this code does: to all that"
+        " a mask then hides",
+        f"micro: clips of a row that fit {USABLE_MEMORY:.0%} of {total['gpu_gb']:.0f} GB at once"
+        " (--micro-clips); GB: what each GPU holds then, with one clip where none fits; fits on: GPUs",
+    ]
+    if not all(row["fitting_gpus"] for row in rows):
+        lines.append(
+            "none: however many, since each holds a clip's whole mask, 3 bytes for each pair of tokens"
+        )
     if total["preset"] != AAPT_8B.name:
         lines.append("every phase in the preset's own picture, whatever the paper's sizes")
     lines += [f"not stated for {row['phase']!r}: {row['unstated']}" for row in rows if row["unstated"]]
     lines.append(
-        "all: {zflop:.1f} ZFLOP, {hours:,.0f} hours; {masked_zflop:.1f} ZFLOP by masked passes".format_map(
-            total
-        )
+        "all: {zflop:.1f} ZFLOP, {hours:,.0f} hours; {masked_zflop:.1f} ZFLOP, {masked_hours:,.0f} hours by"
+        " masked passes, as this code makes them".format_map(total)
     )
     if "paper_efficiency" in total:
         lines.append(

@@ -17,7 +17,9 @@ from aapt.flow import Time, clean_estimate, interpolate, shift_time, time_grid
 from aapt.shapes import Latents
 from aapt.train.adapt import judged_places, velocity_loss
 from aapt.train.chance import device_of, normal, uniform
+from aapt.train.log import Means
 from aapt.train.loop import Turn
+from aapt.train.parts import shares
 from aapt.train.ranges import ABOVE_0, COUNT, check_ranges
 from aapt.worlds.latents import Batch, Clips
 
@@ -38,14 +40,20 @@ class PretrainConfig:
 
 
 class Pretrain:
-    """Mean squared error of the velocity; the recycled channels hold the first picture, then nothing."""
+    """Mean squared error of the velocity; the recycled channels hold the first picture, then nothing.
 
-    def __init__(self, model: Model, clips: Clips, held_out: Clips, config: PretrainConfig) -> None:
+    micro_clips: as in `Adapt`.
+    """
+
+    def __init__(
+        self, model: Model, clips: Clips, held_out: Clips, config: PretrainConfig, *, micro_clips: int = 0
+    ) -> None:
         self.model = model.dit
         self._whole = model
         self._clips = clips
         self._held_out = held_out
         self._config = config
+        self._micro_clips = micro_clips
         self._device = device_of(model.dit)
 
     @property
@@ -60,14 +68,18 @@ class Pretrain:
         config = self._config
         t = shift_time(uniform((config.clips,), generator, self._device), config.shift)
         noise = normal(batch.latents.shape, generator, self._device)
-        loss = velocity_loss(
-            self._made(self.model, batch, noise, t),
-            batch.latents,
-            t,
-            is_capped=self.model.config.predicts_clean,
-        )
-        loss.backward()
-        return {"loss": float(loss.detach())}
+        numbers = Means()
+        for some, share in shares(self.model, config.clips, self._micro_clips):
+            seen = batch.rows(some)
+            loss = velocity_loss(
+                self._made(self.model, seen, noise[some], t[some]),
+                seen.latents,
+                t[some],
+                is_capped=self.model.config.predicts_clean,
+            )
+            (share * loss).backward()
+            numbers.add(share, loss=loss)
+        return numbers.means()
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, folder: Path | None, step: int) -> dict[str, float]:

@@ -26,6 +26,11 @@ class Segment:
     noise: Latents
     past: CachePass | None
 
+    def rows(self, span: slice) -> "Segment":
+        """Some of the clips."""
+        past = None if self.past is None else self.past.rows(span)
+        return Segment(self.real.rows(span), self.fake.rows(span), self.noise[span], past)
+
     def to(self, device: torch.device) -> "Segment":
         """The same on `device`; the past is where the network is."""
         return replace(

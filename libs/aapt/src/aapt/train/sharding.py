@@ -137,6 +137,13 @@ def load_whole_optimizer(optimizer: Optimizer, whole: dict[str, Any]) -> None:
     optimizer.load_state_dict({**whole, "state": state})
 
 
+def reduce_gradients(network: nn.Module, *, is_so: bool) -> None:
+    """Whether the next backward passes add up gradients over the ranks, or each rank keeps its own, whole,
+    until one does."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(is_so)
+
+
 def norm_of(gradients: list[Tensor]) -> float:
     """Euclidean norm of all gradients together, of which this rank may have a share."""
     norm = nn.utils.get_total_norm(gradients)

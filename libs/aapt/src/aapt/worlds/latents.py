@@ -40,6 +40,10 @@ class Batch:
         """The same clips on `device`."""
         return Batch(*(column.to(device) for column in vars(self).values()))
 
+    def rows(self, span: slice) -> "Batch":
+        """Some of the clips."""
+        return Batch(*(column[span] for column in vars(self).values()))
+
     def part(self, span: slice) -> "Batch":
         """Some of the latents of every clip; `first` becomes what was recycled for the first of them."""
         previous = self.previous[:, span]
