@@ -68,21 +68,23 @@ record: .venv/developing
 
 TRAIN := nice $(BIN)/python -m aapt.train
 ROAD := --preset road --data data/road --threads 2
-CLIPS := --codec runs/codec --compile --optimizer muon --clips 12 --late 0.25 --history-noise 0.1
-STAGE3 := --extensions 5 --graded 1 --late 0.25 --penalty 25
+CLIPS := --codec runs/codec --compile --optimizer muon --clips 12
+HISTORY := --late 0.25 --history-noise 0.1
+STAGE3 := --codec runs/codec --init runs/distill --adapted runs/adapt --extensions 5 --graded 1 --late 0.25 \
+	--penalty 25 --judge-rate 5 --judge-first 40
 
 train: .venv/developing
 	@$(TRAIN) codec $(ROAD) --run runs/codec --steps 3200
-	@$(TRAIN) adapt $(ROAD) $(CLIPS) --run runs/adapt --steps 4200 --learning-rate 1.5e-3 --pure-noise 0.5
-	@$(TRAIN) distill $(ROAD) $(CLIPS) --run runs/distill --init runs/adapt --steps 220 --learning-rate 2e-4 \
-		--grid-steps 16 --own-history 0.5 --own-steps 3
-	@$(TRAIN) adversarial $(ROAD) --codec runs/codec --run runs/aapt --init runs/distill --adapted runs/adapt \
-		--steps 1000 $(STAGE3) --judge-rate 5 --judge-first 40
-	@$(TRAIN) adversarial $(ROAD) --codec runs/codec --run runs/far --init runs/aapt \
-		--steps 1200 $(STAGE3) --judge-rate 4 --judge-first 30 --anchor 5 --mismatched 1
-	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/far --out checkpoints/road
+	@$(TRAIN) pretrain $(ROAD) $(CLIPS) --run runs/pretrain --steps 600 --learning-rate 1.5e-3
+	@$(TRAIN) adapt $(ROAD) $(CLIPS) $(HISTORY) --run runs/adapt --init runs/pretrain --steps 2000 \
+		--learning-rate 1.5e-3 --pure-noise 0.5
+	@$(TRAIN) distill $(ROAD) $(CLIPS) $(HISTORY) --run runs/distill --init runs/adapt --steps 220 \
+		--learning-rate 2e-4 --grid-steps 16 --own-history 0.5 --own-steps 3
+	@$(TRAIN) adversarial $(ROAD) $(STAGE3) --run runs/anchored --steps 700 --anchor 2 --mismatched 1
+	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/anchored --out out/road
 
 ablations: .venv/developing
+	@$(TRAIN) adversarial $(ROAD) $(STAGE3) --run runs/aapt --steps 1000
 	@nice $(BIN)/python -m aapt.train.ablations $(ARGS)
 	@$(BIN)/python -m aapt.evals results
 

@@ -106,7 +106,8 @@ def _check(options: argparse.Namespace) -> None:
     earlier = begun - {run.name for run in chosen} - {*SHARED}
     for folder, how in (
         (options.codec, "`make train` makes it"),
-        *((options.runs / name, "`make train` makes it") for name in (*SHARED, "aapt")),
+        *((options.runs / name, "`make train` makes it") for name in SHARED),
+        (options.runs / "aapt", "`make ablations` makes it first"),
         *(
             (options.runs / _folder(name, seed), f"--only {name} makes it")
             for seed in options.seeds
@@ -116,7 +117,7 @@ def _check(options: argparse.Namespace) -> None:
         if not (folder / "weights.pt").exists():
             raise FileNotFoundError(f"{folder / 'weights.pt'} is missing, and ablations begin with it: {how}")
     if not (options.checkpoint / "model.json").exists():
-        raise FileNotFoundError(f"{options.checkpoint} is no checkpoint folder; `make train` exports one")
+        raise FileNotFoundError(f"{options.checkpoint} is no checkpoint folder; name the one that `make train` exports")
 
 
 def _make(options: argparse.Namespace) -> None:
