@@ -277,7 +277,7 @@ def test_the_curriculum_is_planned_for_both_large_models(
         assert made["zflop"] == pytest.approx(
             sum(phase["steps"] * phase["step_pflop"] for phase in made["phases"]) / 1e6
         )
-        assert all(phase["memory_gb"] < 80 for phase in made["phases"])
+        assert all((phase["memory_gb"] <= 72) == (phase["micro_clips"] > 0) for phase in made["phases"])
     assert totals["wan-1.3b"]["hours"] < totals["aapt-8b"]["hours"]
     # The paper's week on 256 H100 is possible, and no better than its serving.
     assert 0.15 < totals["aapt-8b"]["paper_efficiency"] < 0.5
