@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from aapt.checkpoint import Model, untrained
+from aapt.dit import attention
+from aapt.dit.attention import MASKED_TOKENS
 from aapt.dit.discriminator import Discriminator
 from aapt.parallel import ALONE, SequenceParallel
 from aapt.presets import DEBUG, Preset
@@ -22,17 +25,20 @@ WIDE = replace(DEBUG, name="wide", width_px=80, height_px=48)
 PRESETS = {preset.name: preset for preset in (DEBUG, WIDE)}
 
 
-def everything(name: str, parallel: SequenceParallel | None = None) -> dict[str, Tensor]:
+def everything(
+    name: str, masked_tokens: int = MASKED_TOKENS, parallel: SequenceParallel | None = None
+) -> dict[str, Tensor]:
     """All that the network is asked for in training and in play, by name."""
     parallel = parallel or SequenceParallel(dist.group.WORLD)
     model = network(PRESETS[name], parallel)
-    return {
-        **clips_and_gradients(model),
-        **rollouts(model),
-        **continued_pass(model),
-        **discriminated(model),
-        **moved(model, parallel),
-    }
+    with patch.object(attention, "MASKED_TOKENS", masked_tokens):
+        return {
+            **clips_and_gradients(model),
+            **rollouts(model),
+            **continued_pass(model),
+            **discriminated(model),
+            **moved(model, parallel),
+        }
 
 
 def moved(model: Model, parallel: SequenceParallel) -> dict[str, Tensor]:
@@ -148,10 +154,22 @@ def discriminated(model: Model) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "name"), [(2, "wide"), (3, "debug"), (4, "wide"), (8, "debug")])
-def test_ranks_that_share_a_sample_compute_what_one_computes(ranks: int, name: str, tmp_path: Path) -> None:
-    expected = everything(name, ALONE)
-    for found in gather_from_ranks(ranks, everything, tmp_path, name):
+@pytest.mark.parametrize(
+    ("ranks", "name", "masked_tokens"),
+    [
+        (2, "wide", MASKED_TOKENS),
+        (3, "debug", MASKED_TOKENS),
+        (3, "wide", 0),
+        (4, "wide", MASKED_TOKENS),
+        (8, "debug", MASKED_TOKENS),
+    ],
+    ids="{}".format,
+)
+def test_ranks_that_share_a_sample_compute_what_one_computes(
+    ranks: int, name: str, masked_tokens: int, tmp_path: Path
+) -> None:
+    expected = everything(name, parallel=ALONE)
+    for found in gather_from_ranks(ranks, everything, tmp_path, name, masked_tokens):
         assert found.keys() == expected.keys()
         for what, value in expected.items():
             torch.testing.assert_close(found[what], value, atol=CLOSE, rtol=CLOSE, msg=what)

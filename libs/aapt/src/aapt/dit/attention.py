@@ -10,6 +10,11 @@ from aapt.dit.kv_cache import LayerCache
 from aapt.parallel import ALONE, SequenceParallel
 
 FIRST_INDEX = 1  # latent 0 is given; the first that is generated is 1, and it stays visible for good
+MASKED_TOKENS = (
+    128  # a latent of fewer is looked at under a mask: so many calls would cost more than they save
+)
+
+Seen = tuple[tuple[int, ...], ...]  # for each latent of a pass, in order: which of the latents of its keys
 
 
 def visible(query: Int[Tensor, "b q"], key: Int[Tensor, "b k"], window: int) -> Bool[Tensor, "b q k"]:
@@ -20,6 +25,25 @@ def visible(query: Int[Tensor, "b q"], key: Int[Tensor, "b k"], window: int) -> 
     """
     query, key = query[:, :, None], key[:, None, :]
     return (key == FIRST_INDEX) | ((query - window <= key) & (key <= query))
+
+
+def is_masked(tokens: int) -> bool:
+    """Whether latents of so many tokens are looked at under a mask, where several are passed at once."""
+    return tokens < MASKED_TOKENS
+
+
+def seen_of(sees: Bool[Tensor, "b t s"], tokens: int, device: torch.device) -> Bool[Tensor, "b n m"] | Seen:
+    """Who sees whom, as attention takes it: a mask of all tokens or, where a latent has many, `Seen`.
+
+    A mask grows with the square of a clip, and what it hides is multiplied all the same. It stays for small
+    latents, and where the clips of a batch do not see alike; ours do: a late one, too, is the first latent
+    and then the window.
+    """
+    if not is_masked(tokens):
+        one, *others = sees.tolist()
+        if all(other == one for other in others):
+            return tuple(tuple(i for i, is_seen in enumerate(row) if is_seen) for row in one)
+    return sees.to(device).repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
 
 
 def attend(
@@ -33,6 +57,20 @@ def attend(
     mask = None if mask is None else mask[:, None]
     made = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return rearrange(made, "b a n e -> b n (a e)")
+
+
+def attend_one_by_one(
+    q: Float[Tensor, "b n a e"], k: Float[Tensor, "b m a e"], v: Float[Tensor, "b m a e"], seen: Seen
+) -> Float[Tensor, "b n d"]:
+    """Each latent attends to what it sees, and nothing is masked (paper, appendix A: a loop over frames)."""
+    tokens = q.shape[1] // len(seen)
+    # Of slices, each would send back a gradient as long as the clip.
+    keys, values = k.split(tokens, 1), v.split(tokens, 1)
+    made = [
+        attend(query, torch.cat([keys[i] for i in latents], 1), torch.cat([values[i] for i in latents], 1))
+        for query, latents in zip(q.split(tokens, 1), seen, strict=True)
+    ]
+    return torch.cat(made, 1)
 
 
 def are_attended_together(q: Tensor, cache: LayerCache) -> bool:
@@ -59,10 +97,10 @@ class SelfAttention(nn.Module):
         self,
         x: Float[Tensor, "b own d"],
         turns: Rope,
-        mask: Bool[Tensor, "b n m"] | None,
+        seen: Bool[Tensor, "b n m"] | Seen | None,
         cache: LayerCache | None,
     ) -> Float[Tensor, "b own d"]:
-        """`turns`, `mask` and `cache` are of all tokens, `x` may be one rank's share of them."""
+        """`turns`, `seen` and `cache` are of all tokens, `x` may be one rank's share of them."""
         dim = x.shape[-1]
         q, k, v = self.qkv(x).chunk(3, -1)
         q, k, v = (
@@ -75,8 +113,10 @@ class SelfAttention(nn.Module):
             k, v = torch.cat([before_k, k], 1), torch.cat([before_v, v], 1)
         elif cache is not None:
             cache.write(k, v)
-        if cache is None or mask is not None:
-            made = attend(q, k, v, mask)
+        if isinstance(seen, tuple):
+            made = attend_one_by_one(q, k, v, seen)
+        elif cache is None or seen is not None:
+            made = attend(q, k, v, seen)
         elif are_attended_together(q, cache):
             made = attend(q, *cache.read_all())
         else:

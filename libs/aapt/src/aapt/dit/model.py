@@ -1,8 +1,7 @@
 """`DiT`: the one network. Wan's block (arXiv:2503.20314) under block-causal attention.
 
 Input of each latent: its noise, the latent before it (recycled), and its controls, side by side in the
-channels (paper, section 2.1). The same forward serves whole clips under a mask, and single latents with a
-cache.
+channels (paper, section 2.1). The same forward serves whole clips, and single latents with a cache.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from aapt.dit.attention import FIRST_INDEX, CrossAttention, SelfAttention, visible
+from aapt.dit.attention import FIRST_INDEX, CrossAttention, Seen, SelfAttention, seen_of, visible
 from aapt.dit.embed import CameraEncoder, KeyEncoder, Rope, TimeEmbedding, rope
 from aapt.dit.kv_cache import KVCache, LayerCache
 from aapt.flow import Time, per_clip
@@ -123,7 +122,7 @@ class Block(nn.Module):
         x: Float[Tensor, "b own d"],
         six: Float[Tensor, "b 6 d"],
         turns: Rope,
-        mask: Tensor | None,
+        seen: Bool[Tensor, "b n m"] | Seen | None,
         text: Float[Tensor, "b l d"] | None,
         cache: LayerCache | None,
         *,
@@ -132,7 +131,7 @@ class Block(nn.Module):
         """`six` is what the time gives to every block; is_own: to this one, its own modulation added."""
         six = six if is_own else self.modulation + six
         shift1, scale1, gate1, shift2, scale2, gate2 = six.chunk(6, 1)
-        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, turns, mask, cache)
+        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, turns, seen, cache)
         x = x + self.text_attention(self.norm_text(x), text, cache)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
@@ -217,7 +216,8 @@ class DiT(nn.Module):
         `forward`. sees: which latent sees which, in place of the block-causal rule.
         """
         height, width = noisy.shape[-2:]
-        index = self._index(noisy, cache) if index is None else index
+        known = self._index(noisy, cache) if index is None else index
+        index = known.to(noisy.device)
         if not self.config.recycles:
             previous = previous * (index == FIRST_INDEX)[..., None, None, None]
         maps = self.controls(controls, height, width)
@@ -225,9 +225,8 @@ class DiT(nn.Module):
         x = self.patch(self.parallel.split(x).to(self.patch.weight.dtype))
         turns = rope(index, height // PATCH, width // PATCH, self.config.head_dim)
         if sees is None and is_causal:
-            sees = self._sees(index, cache)
-        each = self.tokens(noisy[:, :1])
-        mask = None if sees is None else sees.repeat_interleave(each, 1).repeat_interleave(each, 2)
+            sees = self._sees(known, cache)
+        seen = None if sees is None else seen_of(sees, self.tokens(noisy[:, :1]), noisy.device)
         is_own = isinstance(t, Moment)
         if isinstance(t, Moment):
             sixes, two = t.blocks, t.head
@@ -237,7 +236,7 @@ class DiT(nn.Module):
         prompt = None if text is None else self.text(text)
         left = []
         for layer, block in enumerate(self.blocks):
-            given = (x, sixes[layer], turns, mask, prompt, None if cache is None else cache.layer(layer))
+            given = (x, sixes[layer], turns, seen, prompt, None if cache is None else cache.layer(layer))
             if self.is_checkpointed and torch.is_grad_enabled():
                 x = checkpoint(block, *given, is_own=is_own, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -292,11 +291,10 @@ class DiT(nn.Module):
         return visible(index, seen, self.config.window)
 
     def _index(self, noisy: Latents, cache: CachePass | None) -> Int[Tensor, "b t"]:
+        # On the CPU: who sees whom is then known without asking a GPU.
         if cache is not None:
-            return torch.tensor(cache.indices, device=noisy.device)
-        return torch.arange(FIRST_INDEX, FIRST_INDEX + noisy.shape[1], device=noisy.device).expand(
-            len(noisy), -1
-        )
+            return torch.tensor(cache.indices, device="cpu")
+        return torch.arange(FIRST_INDEX, FIRST_INDEX + noisy.shape[1], device="cpu").expand(len(noisy), -1)
 
 
 def _to_tokens(x: Latents) -> Float[Tensor, "b n p"]:

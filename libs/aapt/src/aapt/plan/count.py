@@ -63,6 +63,11 @@ class Count:
         return self.first.flop + (places - 1) * per_place
 
 
+def seen_latents(window: int, latents: int, after: int = 0) -> list[int]:
+    """How many each of `latents` latents sees that follow `after` others, itself included."""
+    return [min(i, window + 2) for i in range(after + 1, after + latents + 1)]
+
+
 @cache
 def count(preset: Preset) -> Count:
     """Count `preset`'s passes; nothing is computed and no weights are needed."""

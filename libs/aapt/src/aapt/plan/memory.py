@@ -15,9 +15,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from aapt.dit.attention import is_masked
 from aapt.dit.discriminator import DEPTHS, Head
 from aapt.dit.model import Block
-from aapt.plan.count import Count
+from aapt.plan.count import Count, seen_latents
 from aapt.presets import Preset
 
 FLOAT32, BFLOAT16 = 4, 2
@@ -65,7 +66,7 @@ class Leaves:
 
 @cache
 def block_leaves(preset: Preset, *, bfloat16: bool) -> Leaves:
-    """Of one block, its own input aside, which a checkpointed pass keeps."""
+    """Of one block whose tokens all attend to all, its own input aside, which a checkpointed pass keeps."""
     config = preset.dit
 
     def passed(tokens: int) -> Callable[[], Tensor]:
@@ -99,7 +100,10 @@ def block_weights(preset: Preset) -> int:
 
 def pass_bytes(count: Count, latents: int, sequence: int, *, after: int = 0, bfloat16: bool = True) -> float:
     """One checkpointed pass over a clip and its backward: the inputs of all blocks, one block at work, and
-    the mask, which every GPU holds whole: a byte for each pair, and once more as numbers for attention.
+    what attention needs to see no more than it should.
+
+    That is the keys and values that each latent sees, put side by side; or of small latents the mask, which
+    every GPU holds whole: a byte for each pair, and once more as numbers for attention.
 
     sequence: GPUs that share the clip. after: latents before it.
     """
@@ -107,9 +111,14 @@ def pass_bytes(count: Count, latents: int, sequence: int, *, after: int = 0, bfl
     kept = min(after, config.window + 2)
     inputs = FLOAT32 * (config.layers + 1) * config.dim * tokens / sequence
     past = 2 * FLOAT32 * 2 * config.dim * kept * count.tokens / sequence  # a layer's, copied and put in front
-    mask = tokens * (tokens + kept * count.tokens) * (1 + (BFLOAT16 if bfloat16 else FLOAT32))
+    number = BFLOAT16 if bfloat16 else FLOAT32
+    if is_masked(count.tokens):
+        seeing: float = tokens * (tokens + kept * count.tokens) * (1 + number)
+    else:
+        seen = sum(seen_latents(config.window, latents, after))
+        seeing = 2 * number * config.dim * seen * count.tokens / sequence
     at_work = block_leaves(count.preset, bfloat16=bfloat16).most * tokens / sequence
-    return inputs + past + mask + at_work
+    return inputs + past + seeing + at_work
 
 
 def judged_bytes(count: Count, latents: int, sequence: int, *, bfloat16: bool = True) -> float:

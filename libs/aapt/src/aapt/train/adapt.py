@@ -1,4 +1,4 @@
-"""Stage 1, diffusion adaptation: flow matching under teacher forcing and the block-causal mask.
+"""Stage 1, diffusion adaptation: flow matching under teacher forcing and block-causal attention.
 
 Paper, section 2.1 and appendix B: one time for the whole clip, v = noise - x0, every latent predicted in
 parallel from the clean latent before it. What is ours is said at `AdaptConfig`.

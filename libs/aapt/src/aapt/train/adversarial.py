@@ -1,7 +1,7 @@
 """Stage 3, adversarial student forcing: the generator learns from what it makes of its own past.
 
 Paper, section 2.2 and appendix B. A segment takes two moves: `Rollout` plays it without gradients, which
-gives the student's own past; then one pass over the whole segment under the block-causal mask, on the same
+gives the student's own past; then one pass over the whole segment under the block-causal rule, on the same
 noise and that past, gives the same latents with gradients. They flow through keys and values inside the
 segment and stop at the recycled latents and at the segment's border.
 """

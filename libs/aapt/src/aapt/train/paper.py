@@ -116,22 +116,16 @@ def main() -> None:
         parser.error("give 1 GPU or more, and an efficiency above 0 and up to 1")
     gpu = GPUS[options.gpu]
     costs = [phase_cost(phase, presets[options.preset], options.gpus, gpu) for phase in CURRICULUM]
-    seen, hidden = (
-        [cost.hours(gpu, options.gpus, options.efficiency, is_masked=masked) for cost in costs]
-        for masked in (False, True)
-    )
-    rows = [_numbers(*each) for each in zip(costs, seen, hidden, strict=True)]
+    hours = [cost.hours(gpu, options.gpus, options.efficiency) for cost in costs]
+    rows = [_numbers(*each) for each in zip(costs, hours, strict=True)]
     flop = sum(cost.phase.loop.steps * cost.flop for cost in costs)
-    masked = sum(cost.phase.loop.steps * cost.masked_flop for cost in costs)
     total = {
         "preset": options.preset,
         "gpu": gpu.name,
         "gpus": options.gpus,
         "efficiency": options.efficiency,
         "zflop": flop / 1e21,
-        "masked_zflop": masked / 1e21,
-        "hours": sum(seen),
-        "masked_hours": sum(hidden),
+        "hours": sum(hours),
         "gpu_gb": gpu.memory_bytes / 1e9,
         # Text encoder, codec, judging, restarts and clips that were shorter are not counted.
         "paper_efficiency": flop / (PAPER_GPUS * GPUS["h100"].bf16_flop_per_s * PAPER_DAYS * 86_400),
@@ -141,7 +135,7 @@ def main() -> None:
     print(json.dumps(total | {"phases": rows}) if options.json else _text(total, rows))
 
 
-def _numbers(cost: PhaseCost, hours: float, masked_hours: float) -> dict[str, float | int | str]:
+def _numbers(cost: PhaseCost, hours: float) -> dict[str, float | int | str]:
     phase = cost.phase
     return {
         "phase": phase.name,
@@ -152,9 +146,7 @@ def _numbers(cost: PhaseCost, hours: float, masked_hours: float) -> dict[str, fl
         "learning_rate": phase.loop.learning_rate,
         "latents": cost.latents,
         "step_pflop": cost.flop / 1e15,
-        "masked_step_pflop": cost.masked_flop / 1e15,
         "hours": hours,
-        "masked_hours": masked_hours,
         "row_clips": cost.row_clips,
         "micro_clips": cost.micro_clips,
         "memory_gb": cost.memory_bytes / 1e9,
@@ -164,14 +156,14 @@ def _numbers(cost: PhaseCost, hours: float, masked_hours: float) -> dict[str, fl
 
 
 def _text(total: dict[str, object], rows: list[dict[str, float | int | str]]) -> str:
-    columns = "{:<21}{:>7}{:>7}{:>6}{:>9}{:>8}{:>9}{:>11}{:>11}{:>9}{:>9}{:>9}{:>7}{:>8}{:>9}"
-    heads = ("", "steps", "clips", "s", "", "rate", "latents", "PFLOP", "masked", "hours", "masked")
+    columns = "{:<21}{:>7}{:>7}{:>6}{:>9}{:>8}{:>9}{:>11}{:>9}{:>9}{:>7}{:>8}{:>9}"
+    heads = ("", "steps", "clips", "s", "", "rate", "latents", "PFLOP", "hours")
     lines = [
         "{preset} on {gpus} x {gpu} at {efficiency:.0%} of their peak".format_map(total),
         columns.format(*heads, "of a row", "micro", "GB", "fits on"),
     ]
     for row in rows:
-        figures = (row[name] for name in ("step_pflop", "masked_step_pflop", "hours", "masked_hours"))
+        figures = (row[name] for name in ("step_pflop", "hours"))
         lines.append(
             columns.format(
                 *(row[name] for name in ("phase", "steps", "clips")),
@@ -185,22 +177,14 @@ def _text(total: dict[str, object], rows: list[dict[str, float | int | str]]) ->
             )
         )
     lines += [
-        "PFLOP of a step, and hours: attending to what is seen alone; masked, as this code does: to all that"
-        " a mask then hides",
+        "PFLOP: of a step",
         f"micro: clips of a row that fit {USABLE_MEMORY:.0%} of {total['gpu_gb']:.0f} GB at once"
         " (--micro-clips); GB: what each GPU holds then, with one clip where none fits; fits on: GPUs",
     ]
-    if not all(row["fitting_gpus"] for row in rows):
-        lines.append(
-            "none: however many, since each holds a clip's whole mask, 3 bytes for each pair of tokens"
-        )
     if total["preset"] != AAPT_8B.name:
         lines.append("every phase in the preset's own picture, whatever the paper's sizes")
     lines += [f"not stated for {row['phase']!r}: {row['unstated']}" for row in rows if row["unstated"]]
-    lines.append(
-        "all: {zflop:.1f} ZFLOP, {hours:,.0f} hours; {masked_zflop:.1f} ZFLOP, {masked_hours:,.0f} hours by"
-        " masked passes, as this code makes them".format_map(total)
-    )
+    lines.append("all: {zflop:.1f} ZFLOP, {hours:,.0f} hours".format_map(total))
     if "paper_efficiency" in total:
         lines.append(
             f"the paper took about {PAPER_DAYS} days ({24 * PAPER_DAYS} hours) on {PAPER_GPUS} H100: this"

@@ -58,8 +58,7 @@ class Phase:
 class PhaseCost:
     """What a phase costs; memory is that of one GPU.
 
-    flop: of a step, with attention to what is seen. masked_flop: as our parallel passes do it, which multiply
-    what the mask hides.
+    flop: of a step.
     micro_clips: of the `row_clips`, how many are passed at once; memory_bytes: what is held then. 0: not even
     one fits, and memory_bytes is what one would take.
     fitting_gpus: how many GPUs would do; 0: none, however many.
@@ -68,16 +67,14 @@ class PhaseCost:
     phase: Phase
     latents: int  # made or seen in a step
     flop: float
-    masked_flop: float
     row_clips: int
     micro_clips: int
     memory_bytes: float
     fitting_gpus: int
 
-    def hours(self, gpu: GPU, gpus: int, efficiency: float, *, is_masked: bool = False) -> float:
-        """The whole phase, attention to what is seen, or as our passes do it."""
-        flop = self.masked_flop if is_masked else self.flop
-        return self.phase.loop.steps * flop / (gpus * gpu.bf16_flop_per_s * efficiency) / 3600
+    def hours(self, gpu: GPU, gpus: int, efficiency: float) -> float:
+        """The whole phase."""
+        return self.phase.loop.steps * self.flop / (gpus * gpu.bf16_flop_per_s * efficiency) / 3600
 
 
 def phase_cost(phase: Phase, preset: Preset, gpus: int, gpu: GPU = H100) -> PhaseCost:
@@ -95,7 +92,6 @@ def phase_cost(phase: Phase, preset: Preset, gpus: int, gpu: GPU = H100) -> Phas
         phase=phase,
         latents=clips * phase.latents,
         flop=clips * sum(_clip_flop(phase, each) for each in counts) / len(counts),
-        masked_flop=clips * sum(_clip_flop(phase, each, is_masked=True) for each in counts) / len(counts),
         row_clips=row.clips,
         micro_clips=micro_clips,
         memory_bytes=max(
@@ -120,9 +116,9 @@ def _fitting_gpus(phase: Phase, counts: list[Count], gpus: int, gpu: GPU) -> int
     return 0
 
 
-def _clip_flop(phase: Phase, counted: Count, *, is_masked: bool = False) -> float:
+def _clip_flop(phase: Phase, counted: Count) -> float:
     stage = phase.stage
     if isinstance(stage, AdversarialConfig):
-        return adversarial_flop(counted, stage.length, stage.extensions, stage.overlap, is_masked=is_masked)
+        return adversarial_flop(counted, stage.length, stage.extensions, stage.overlap)
     flop = adapt_flop if isinstance(stage, AdaptConfig) else distill_flop
-    return flop(counted, stage.length, is_masked=is_masked)
+    return flop(counted, stage.length)
