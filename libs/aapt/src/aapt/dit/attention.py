@@ -10,9 +10,7 @@ from aapt.dit.kv_cache import LayerCache
 from aapt.parallel import ALONE, SequenceParallel
 
 FIRST_INDEX = 1  # latent 0 is given; the first that is generated is 1, and it stays visible for good
-MASKED_TOKENS = (
-    128  # a latent of fewer is looked at under a mask: so many calls would cost more than they save
-)
+MASKED_TOKENS = 128  # latents of fewer attend under a mask: so many calls would cost more than they save
 
 Seen = tuple[tuple[int, ...], ...]  # for each latent of a pass, in order: which of the latents of its keys
 
