@@ -80,7 +80,7 @@ train: .venv/developing
 		--learning-rate 1.5e-3 --pure-noise 0.5
 	@$(TRAIN) distill $(ROAD) $(CLIPS) $(HISTORY) --run runs/distill --init runs/adapt --steps 220 \
 		--learning-rate 2e-4 --grid-steps 16 --own-history 0.5 --own-steps 3
-	@$(TRAIN) adversarial $(ROAD) $(STAGE3) --run runs/anchored --steps 700 --anchor 2 --mismatched 1
+	@$(TRAIN) adversarial $(ROAD) $(STAGE3) --run runs/anchored --steps 400 --anchor 2 --mismatched 1
 	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/anchored --out out/road
 
 ablations: .venv/developing
