@@ -94,7 +94,7 @@ def test_ablations_say_which_run_they_lack_and_how_it_is_made(
     (tmp_path / "runs" / "distill" / "weights.pt").unlink()
     assert "`make train` makes it" in refused()
     (tmp_path / "runs" / "distill" / "weights.pt").touch()
-    assert refused() == "ablations: checkpoints/road is no checkpoint folder; name the one that `make train` exports"
+    assert refused() == "ablations: checkpoints/road is no checkpoint folder; `make train` makes out/road"
     (tmp_path / "checkpoints" / "road").mkdir(parents=True)
     (tmp_path / "checkpoints" / "road" / "model.json").touch()
     # Nothing is there that could be trained on, so the first command fails.

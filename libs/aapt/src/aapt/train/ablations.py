@@ -117,7 +117,7 @@ def _check(options: argparse.Namespace) -> None:
         if not (folder / "weights.pt").exists():
             raise FileNotFoundError(f"{folder / 'weights.pt'} is missing, and ablations begin with it: {how}")
     if not (options.checkpoint / "model.json").exists():
-        raise FileNotFoundError(f"{options.checkpoint} is no checkpoint folder; name the one that `make train` exports")
+        raise FileNotFoundError(f"{options.checkpoint} is no checkpoint folder; `make train` makes out/road")
 
 
 def _make(options: argparse.Namespace) -> None:
