@@ -54,6 +54,15 @@ def test_a_callback_that_would_wait_for_itself_is_refused(loop: _Loop) -> None:
         asyncio.run_coroutine_threadsafe(call_back(), loop._loop).result(5.0)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """What a shell starts in the background ignores interrupts, and so would all of its tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_who_is_interrupted_before_the_first_frame_is_just_that(loop: _Loop) -> None:
     scripted = Scripted(0)
     player = threading.get_ident()
