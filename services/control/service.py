@@ -10,7 +10,7 @@ import grpc
 from livevideo.v1 import control_pb2, control_pb2_grpc, session_pb2_grpc
 from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt, Refused
 from livevideo.v1.session_pb2 import GetRequest, PushRequest, Session, SessionState
-from livevideo_client.refusals import AT_ONCE_KEY, PER_S_KEY
+from livevideo_client.pace import AT_ONCE_KEY, PER_S_KEY
 from services import telemetry
 from services.app import Context, open_channel, until_one_ends
 from services.channel import Channel

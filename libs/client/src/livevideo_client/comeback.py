@@ -17,15 +17,8 @@ from livevideo.v1.control_pb2 import ControlEvent, ControlReceipt
 from livevideo.v1.frame_pb2 import Frame, FrameFormat, Shown, WatchRequest, WatchResponse, WatchStart
 from livevideo.v1.session_pb2 import Session
 from livevideo_client.access import bearer
-from livevideo_client.refusals import (
-    AT_ONCE_KEY,
-    PER_S_KEY,
-    REASON_KEY,
-    SessionEnded,
-    refusal_of,
-    retry_told,
-    told,
-)
+from livevideo_client.pace import Pace
+from livevideo_client.refusals import REASON_KEY, SessionEnded, refusal_of, retry_told, told
 
 if TYPE_CHECKING:
     from livevideo.v1.control_pb2_grpc import ControlServiceAsyncStub
@@ -35,9 +28,6 @@ FRAMES_PER_LATENT = 4  # the first latent is frame 0 alone
 LEASE_S = 30.0  # how long a seat waits for its viewer
 SILENCE_S = 2.0  # whoever says nothing for so long hangs
 RETRY_S, LONGEST_RETRY_S = 0.1, 1.0  # between two tries: what a refusal asks for, within these
-# *control* lets so many controls a second through where neither it nor the session says, and half as many at
-# once after a silence; we stay below both, also where they arrive in heaps.
-CONTROLS_PER_S = 200.0
 MOST_UNHEARD = 50  # controls on their way, of which nobody has said yet what became of them
 # What another instance, or a little later the same one, may not refuse.
 PASSING = (
@@ -173,28 +163,6 @@ class Viewer:
             yield WatchRequest(shown=Shown(frame_index=frame_index))
 
 
-class Pace:
-    """So many at once after a silence, then so many a second."""
-
-    def __init__(self, per_s: float, at_once: float) -> None:
-        self._per_s = per_s
-        self._at_once = at_once
-        self._due_s = -math.inf  # when the next one may go, if all go evenly
-
-    def become(self, per_s: float, at_once: float) -> None:
-        """From the next one on."""
-        self._per_s, self._at_once = per_s, at_once
-
-    async def turn(self) -> None:
-        """Returns when the next one may go."""
-        now_s = time.monotonic()
-        self._due_s = max(self._due_s, now_s - (self._at_once - 1) / self._per_s)
-        wait_s = self._due_s - now_s
-        self._due_s += 1 / self._per_s
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
-
-
 class Sender:
     """One session's controls, each stored once and in order, through whichever *control* answers.
 
@@ -215,8 +183,7 @@ class Sender:
         self._unheard: dict[int, ControlEvent] = {}  # nobody has said what became of it
         self._waiting: asyncio.Queue[ControlEvent] = asyncio.Queue()  # those to be said in this call
         self._said_at_s: dict[int, float] = {}  # those that were said in this call and are unheard, by number
-        self._most_per_s = session.controls_per_s or CONTROLS_PER_S
-        self._pace = Pace(0.95 * self._most_per_s, at_once=max(1.0, self._most_per_s / 4))
+        self._pace = Pace(session.controls_per_s)
         # However long: who still sees frames may steer again once controls are stored again.
         self.comebacks = Comebacks(lease_s=math.inf, first_lease_s=first_lease_s)
 
@@ -277,15 +244,10 @@ class Sender:
                 self._said_at_s[event.seq] = time.monotonic()
                 await call.write(event)
                 if not knows_pace:  # the second one waits for what *control* says to the first
-                    self._learn_pace(dict(await call.initial_metadata()))
+                    self._pace.learn(dict(await call.initial_metadata()))
                     knows_pace = True
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the call has ended, and who reads its receipts hears why
-
-    def _learn_pace(self, said: dict[str, str | bytes]) -> None:
-        per_s = float(said.get(PER_S_KEY, self._most_per_s))
-        at_once = float(said.get(AT_ONCE_KEY, per_s / 2))
-        self._pace.become(0.95 * per_s, max(1.0, at_once / 2))
 
     async def _read(
         self, call: "grpc.aio.StreamStreamCall[ControlEvent, ControlReceipt]"

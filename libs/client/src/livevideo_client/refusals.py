@@ -7,8 +7,6 @@ import grpc
 
 REASON_KEY = "reason"
 RETRY_KEY = "retry-after-s"
-# What *control* says of a call to Send before its first receipt: most controls a second, and at once.
-PER_S_KEY, AT_ONCE_KEY = "controls-per-s", "controls-at-once"
 CERTIFICATE_SIGNS = ("handshake", "certificate", "SSL_ERROR")
 
 
