@@ -1,7 +1,6 @@
 """The chart as Helm renders it, offline."""
 
 import functools
-import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from deploy.helms import TOOLS
 from deploy.values import CHART
+from tests.services import servers
 
 HELMS = ("helm-3", "helm-4")
 # What a cluster may know beside Kubernetes itself.
@@ -126,6 +126,4 @@ def pods(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def free_port() -> str:
     """A port of this machine that nobody has."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return str(one.getsockname()[1])
+    return str(servers.free_port())

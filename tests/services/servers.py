@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import itertools
+import os
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -67,9 +69,26 @@ class Server:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody else is given: between now and when it is listened at, others look for ports, too.
+
+    The system gives those from 32768 on to whoever dials or asks for any; each process of tests counts on in
+    a range of its own below them, and comes to none twice.
+    """
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("ports never end")
+
+
+def _ports() -> Iterator[int]:
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first, many = 12_000 + 10_000 * (worker % 2), 10_000
+    for count in itertools.count(os.getpid() * 37):  # other runs of the tests begin elsewhere
+        yield first + count % many
+
+
+_PORTS = _ports()
 
 
 @contextlib.asynccontextmanager

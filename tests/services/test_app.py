@@ -4,7 +4,6 @@ import asyncio
 import gc
 import json
 import logging
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ from services.errors import BadSetting, EngineFull, PortTaken, ServiceError
 from services.relay import from_status, kinds
 from services.settings import settings_from_env
 from services.status import Readiness
+from tests.services import servers
 
 Serve = Callable[[Service], Awaitable[str]]
 Dial = Callable[[str], grpc.aio.Channel]
@@ -271,9 +271,7 @@ def test_the_pages_say_whether_a_process_lives_and_is_ready(free_port: int) -> N
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return servers.free_port()
 
 
 @pytest.mark.parametrize("refusal", [*kinds(ServiceError)], ids=lambda refusal: refusal.reason)
