@@ -1,11 +1,11 @@
-"""A driver that looks at the frames (`aapt.evals.eyes`), as the player wants its drivers."""
+"""A driver that looks at the frames (`aapt.worlds.eyes`), as the player wants its drivers."""
 
 import asyncio
 from collections.abc import AsyncIterator
 
 import numpy as np
 
-from aapt.evals.eyes import glance
+from aapt.worlds.eyes import glance
 
 
 class Eyes:

@@ -11,7 +11,8 @@ from torch import nn
 from aapt.checkpoint import BadCheckpoint, Model, untrained
 from aapt.dit.discriminator import Discriminator
 from aapt.presets import DEBUG
-from aapt.train.adversarial import Adversarial, AdversarialConfig
+from aapt.train.adversarial import Adversarial
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.loop import LoopConfig, train
 from aapt.train.state import load_players
 from aapt.worlds.latents import Batch, Clips

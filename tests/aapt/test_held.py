@@ -16,7 +16,8 @@ from aapt.plan.memory import HeldBytes, pass_bytes
 from aapt.presets import DEBUG, WAN_1_3B
 from aapt.train import paper
 from aapt.train.adapt import Adapt, AdaptConfig
-from aapt.train.adversarial import Adversarial, AdversarialConfig
+from aapt.train.adversarial import Adversarial
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.distill import Distill, DistillConfig
 from aapt.train.held import Division, divide, step_bytes
 from aapt.train.loop import LoopConfig, Stage, train

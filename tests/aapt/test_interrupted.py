@@ -18,7 +18,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from aapt.checkpoint import BadCheckpoint, untrained
 from aapt.presets import DEBUG, ROAD
 from aapt.train.adapt import Adapt, AdaptConfig
-from aapt.train.adversarial import Adversarial, AdversarialConfig
+from aapt.train.adversarial import Adversarial
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.log import RunLog
 from aapt.train.loop import LoopConfig, Stage, Turn, train
 from aapt.train.state import load_weights

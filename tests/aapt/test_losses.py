@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from aapt.dit.discriminator import Discriminator
-from aapt.train.adversarial import Adversarial, AdversarialConfig
+from aapt.train.adversarial import Adversarial
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.worlds.latents import Batch
 from tests.aapt.players import noise_clips, restless
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from aapt.train.adapt import Adapt, AdaptConfig
-from aapt.train.adversarial import Adversarial, AdversarialConfig
+from aapt.train.adversarial import Adversarial
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.distill import Distill, DistillConfig
 from aapt.train.loop import Stage
 from aapt.train.parts import spans

@@ -22,7 +22,7 @@ from aapt.plan.training import adapt_flop, adversarial_flop, distill_flop, forwa
 from aapt.presets import AAPT_8B, AAPT_8B_720P, DEBUG, LARGE_PRESETS, PRESETS, ROAD, WAN_1_3B, Preset
 from aapt.rollout import Rollout
 from aapt.train import paper
-from aapt.train.adversarial import AdversarialConfig
+from aapt.train.adversarial_config import AdversarialConfig
 
 
 def on(preset: Preset, gpus: int = 1, efficiency: float = 0.5) -> Plan:

@@ -11,7 +11,8 @@ from torch import Tensor
 from aapt.dit.kv_cache import KeysValues, KVCache, LayerCache
 from aapt.dit.model import CachePass
 from aapt.flow import clean_estimate
-from aapt.train.adversarial import Adversarial, AdversarialConfig
+from aapt.train.adversarial import Adversarial
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.segments import Segment
 from tests.aapt.players import noise_clips, restless
 

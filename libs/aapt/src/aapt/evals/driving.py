@@ -25,15 +25,15 @@ from tqdm import tqdm
 
 from aapt.checkpoint import Model
 from aapt.evals.drives import latents_in, read_drive
-from aapt.evals.eyes import glance
 from aapt.evals.frechet import frechet_distance
 from aapt.evals.motion import MotionRegressor, motion_errors, true_motion, windows
 from aapt.evals.pictures import edge_energy
 from aapt.rollout import Rollout
 from aapt.shapes import FRAMES_PER_LATENT, Controls, Frames, Latents, Text, to_video
-from aapt.vae.streaming import StreamingVAE
 from aapt.worlds.clips import FRAMES_PER_SECOND
+from aapt.worlds.drivers import SightedDriver
 from aapt.worlds.latents import LATENTS_AT_ONCE
+from aapt.worlds.watcher import Watcher
 
 FIRST_SEED = 30_000  # no training has seen their tracks
 MOVING_M = 0.3  # over one latent
@@ -54,29 +54,27 @@ class Driven:
 
 @torch.inference_mode()
 def drive_dream(model: Model, paths: list[Path], seconds: float, seed: int = 0) -> list[Driven]:
-    """Begin where recordings begin, and drive on by sight. A frame's keys answer the frame four before it,
-    about as late as a player's would."""
-    latents, keys = latents_in(model.preset, seconds), model.preset.keys
+    """Begin where recordings begin, and drive on by sight."""
+    latents = latents_in(model.preset, seconds)
     firsts = [read_drive(path, 1).frames[:1] for path in paths]
     rollout = Rollout(model, len(paths))
-    codecs = [StreamingVAE(model.vae) for _ in paths]
+    watchers = [Watcher(model.vae, model.preset.keys) for _ in paths]
     text = model.text.encode(model.preset.prompt)
     seen: list[list[Frames]] = []
     for slot, first in enumerate(firsts):
         latent = model.vae.encode(to_video(first)[None])[0, 0]
         rollout.open_latent(slot, latent, text, seed + slot)
-        seen.append([codecs[slot].decode(latent)])
+        seen.append([watchers[slot].see(latent)])
     held: list[list[Tensor]] = [[] for _ in paths]
     on_road: list[list[bool]] = [[] for _ in paths]
-    for i in tqdm(range(latents), "driving", unit="latent", leave=False):
-        for slot, frames in enumerate(seen):
-            glances = [glance(f.numpy(), 4 * i + n) for n, f in enumerate(frames[-1], 1)]
-            on_road[slot] += [each.is_on_road for each in glances]
-            rows = torch.tensor([[float(key in each.keys) for key in keys] for each in glances])
-            held[slot].append(rows.expand(FRAMES_PER_LATENT, -1))
+    for _ in tqdm(range(latents), "driving", unit="latent", leave=False):
+        for slot, watcher in enumerate(watchers):
+            controls, are_on_road = watcher.answer()
+            on_road[slot] += are_on_road
+            held[slot].append(controls)
         made = rollout.step({slot: held[slot][-1] for slot in range(len(paths))})
         for slot, latent in made.items():
-            seen[slot].append(codecs[slot].decode(latent))
+            seen[slot].append(watchers[slot].see(latent))
     return [
         Driven(torch.cat(frames), torch.stack(controls), torch.tensor(road))
         for frames, controls, road in zip(seen, held, on_road, strict=True)
@@ -99,14 +97,13 @@ def drive_game(seed: int, seconds: float) -> Driven:
     game = road.Road(seed)
     game.place(tile=20, offset_m=0.0, turn_rad=0.0, speed_mps=road.CRUISE_SPEED_MPS)
     latents = max(1, round(seconds * FRAMES_PER_SECOND / FRAMES_PER_LATENT))
+    driver = SightedDriver(road.KEYS)
     frames, held, on_road = [game.picture()], [], []
-    pressed = [_pressed((), road.KEYS)] * FRAMES_PER_LATENT
-    for number in range(1, FRAMES_PER_LATENT * latents + 1):
-        seen = glance(frames[-1], number)
-        pressed.append(_pressed(seen.keys, road.KEYS))
-        on_road.append(seen.is_on_road)
-        held.append(pressed[-FRAMES_PER_LATENT])
-        game.step(held[-1])
+    for _ in range(FRAMES_PER_LATENT * latents):
+        keys, is_on_road = driver.look(frames[-1])
+        on_road.append(is_on_road)
+        held.append(keys)
+        game.step(keys)
         frames.append(game.picture())
     controls = torch.from_numpy(np.stack(held)).float().unflatten(0, (latents, FRAMES_PER_LATENT))
     return Driven(torch.from_numpy(np.stack(frames)), controls, torch.tensor(on_road))
@@ -185,10 +182,6 @@ def draw_drives(drives: list[Driven], out: Path, columns: int = 15) -> None:
         rows.append(torch.cat(list(each.frames[at]), 1))
     out.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(torch.cat(rows).numpy()).quantize(256).save(out, optimize=True)
-
-
-def _pressed(keys: tuple[str, ...], names: tuple[str, ...]) -> np.ndarray:
-    return np.array([name in keys for name in names], np.uint8)
 
 
 def _mean_on_road(drives: list[Driven]) -> float:

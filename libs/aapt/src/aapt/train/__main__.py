@@ -36,7 +36,8 @@ from aapt.checkpoint import Model, save, untrained
 from aapt.dit.model import DiT
 from aapt.presets import PRESETS
 from aapt.train.adapt import JUDGED_LATENTS, Adapt, AdaptConfig, judged_places
-from aapt.train.adversarial import Adversarial, AdversarialConfig
+from aapt.train.adversarial import Adversarial
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.codec import Codec, normalise
 from aapt.train.distill import Distill
 from aapt.train.loop import LoopConfig, Stage, train
@@ -108,28 +109,41 @@ def _train_network(
     if options.init:
         load_weights(model.dit, options.init, BEFORE[options.command], wanted)
     kind = {**loop.kind, "codec": codec, "data": _named(paths)}
+    if options.sighted_data:
+        kind["sighted"] = _named(episode_paths(options.sighted_data))
     if options.command == "distill":
         kind["teacher"] = _short(digest_of(model.dit.state_dict()))
     loop = replace(loop, kind=kind)
     check_kind(options.run, loop.whole_kind)  # before anything is encoded
     if not ranks.is_first:
         ranks.wait()  # the first one encodes, the others read what it has written
-    with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.bfloat16):
-        episodes = encode(model.vae.to(options.device), paths, options.codec / "latents.pt", model.preset)
-    model.vae.to("cpu")
+    learning, held_out = _encoded(model, options, options.data, "latents.pt")
+    sighted = None
+    if options.sighted_data:
+        sighted, _ = _encoded(model, options, options.sighted_data, "latents-sighted.pt")
     model.dit.to(options.device)
     if ranks.is_first:
         ranks.wait()
-    learning, held_out = (Clips(each, model.text) for each in _split(episodes))
     held_out.pick(judged_places(held_out), JUDGED_LATENTS)  # raises now rather than at the first evaluation
-    stage = _stage(model, learning, held_out, options, config, wanted, ranks)
+    stage = _stage(model, learning, held_out, sighted, options, config, wanted, ranks)
     train(stage, loop, options.run, ranks)
+
+
+def _encoded(model: Model, options: argparse.Namespace, data: Path, cache: str) -> tuple[Clips, Clips]:
+    """The recordings in `data` to learn from, and those that are held out."""
+    vae = model.vae.to(options.device)
+    with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.bfloat16):
+        episodes = encode(vae, episode_paths(data), options.codec / cache, model.preset)
+    model.vae.to("cpu")
+    learning, held_out = (Clips(each, model.text) for each in _split(episodes))
+    return learning, held_out
 
 
 def _stage(
     model: Model,
     learning: Clips,
     held_out: Clips,
+    sighted: Clips | None,
     options: argparse.Namespace,
     config: StageConfig,
     wanted: dict[str, str],
@@ -143,8 +157,16 @@ def _stage(
             load_weights(adapted, options.adapted, ["adapt"], wanted)
         adapted.to(options.device)
         torch.manual_seed(options.seed)  # the heads of the discriminator begin at random
-        how = {"is_compiled": options.compile, "micro_clips": options.micro_clips}
-        stage = Adversarial(model, adapted, learning, held_out, config, **how)
+        stage = Adversarial(
+            model,
+            adapted,
+            learning,
+            held_out,
+            config,
+            sighted=sighted,
+            is_compiled=options.compile,
+            micro_clips=options.micro_clips,
+        )
         if not options.adapted:
             load_players({turn.name: turn.network for turn in stage.turns}, options.init)
         return stage

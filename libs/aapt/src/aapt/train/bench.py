@@ -20,7 +20,8 @@ from aapt.parallel import multiplies_bfloat16
 from aapt.presets import PRESETS, Preset
 from aapt.shapes import FRAMES_PER_LATENT
 from aapt.train.adapt import Adapt, AdaptConfig
-from aapt.train.adversarial import Adversarial, AdversarialConfig
+from aapt.train.adversarial import Adversarial
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.distill import Distill, DistillConfig
 from aapt.train.pretrain import Pretrain, PretrainConfig
 from aapt.worlds.latents import Clips, EncodedEpisode

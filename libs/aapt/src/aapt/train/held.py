@@ -14,7 +14,7 @@ from aapt.plan.memory import (
     session_bytes,
 )
 from aapt.train.adapt import AdaptConfig
-from aapt.train.adversarial import AdversarialConfig
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.distill import DistillConfig
 
 CLIP_GPUS = 8  # as many share a clip at most, by Ulysses

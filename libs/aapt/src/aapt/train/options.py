@@ -9,7 +9,7 @@ import torch
 from aapt.parallel import multiplies_bfloat16
 from aapt.presets import PRESETS
 from aapt.train.adapt import AdaptConfig
-from aapt.train.adversarial import AdversarialConfig
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.distill import DistillConfig
 from aapt.train.loop import LoopConfig
 from aapt.train.pretrain import PretrainConfig
@@ -41,6 +41,9 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
         "--adapted",
         type=Path,
         help="adversarial: run folder of stage 1, its judge to be; none: both players go on from --init",
+    )
+    parser.add_argument(
+        "--sighted-data", type=Path, help="adversarial: recordings that were driven by sight, for --by-sight"
     )
     parser.add_argument("--out", type=Path, help="export: the checkpoint folder")
     parser.add_argument("--steps", type=int, default=1000)
@@ -160,7 +163,7 @@ def loop_config(options: argparse.Namespace) -> LoopConfig:
 
 def _users() -> dict[str, list[str]]:
     """Which commands take an option that not all of them take."""
-    users = {"adapted": ["adversarial"], "out": ["export"]}
+    users = {"adapted": ["adversarial"], "sighted_data": ["adversarial"], "out": ["export"]}
     users |= {"run": ["codec", *CONFIGS], "codec": [*CONFIGS, "export"]}
     for command, config in CONFIGS.items():
         for field in fields(config):

@@ -15,7 +15,7 @@ from aapt.plan.gpus import GPUS
 from aapt.presets import AAPT_8B, WAN_1_3B
 from aapt.shapes import FRAMES_PER_LATENT
 from aapt.train.adapt import AdaptConfig
-from aapt.train.adversarial import AdversarialConfig
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.distill import DistillConfig
 from aapt.train.loop import LoopConfig
 from aapt.train.phase import FRAMES_PER_SECOND, Phase, PhaseCost, phase_cost

@@ -9,7 +9,7 @@ from aapt.plan.training import adapt_flop, adversarial_flop, distill_flop
 from aapt.presets import AAPT_8B, AAPT_8B_720P, Preset
 from aapt.shapes import FRAMES_PER_LATENT
 from aapt.train.adapt import AdaptConfig
-from aapt.train.adversarial import AdversarialConfig
+from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.distill import DistillConfig
 from aapt.train.held import Division, divide, most_micro_clips, step_bytes
 from aapt.train.loop import LoopConfig

@@ -1,14 +1,16 @@
 """What stage 3 plays and learns from: segments of the student's own rollouts, each beside a real clip."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from aapt.dit.model import CachePass
 from aapt.rollout import Rollout
-from aapt.shapes import Latents
+from aapt.shapes import Controls, Latents
 from aapt.train.chance import normal
 from aapt.worlds.latents import Batch
+from aapt.worlds.watcher import Watcher
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,21 @@ class Segment:
         )
 
 
-def rolled_out(rollout: Rollout, real: Batch) -> Latents:
-    """What all sessions of `rollout` make under the controls of real clips."""
-    slots = range(len(real.controls))
-    made = []
-    for i in range(real.controls.shape[1]):
-        latents = rollout.step({slot: real.controls[slot, i] for slot in slots})
+def rolled_out(
+    rollout: Rollout, controls: Controls, watchers: Sequence[Watcher] = ()
+) -> tuple[Latents, Controls]:
+    """What all sessions of `rollout` make under `controls`, or under those of `watchers`, one for each, who
+    have seen what was made before; and under which it was made."""
+    slots = range(len(controls))
+    made, held = [], []
+    for i in range(controls.shape[1]):
+        rows = torch.stack([watcher.answer()[0] for watcher in watchers]) if watchers else controls[:, i]
+        latents = rollout.step({slot: rows[slot] for slot in slots})
+        for slot, watcher in enumerate(watchers):
+            watcher.see(latents[slot])
         made.append(torch.stack([latents[slot] for slot in slots]))
-    return torch.stack(made, 1).clone()
+        held.append(rows)
+    return torch.stack(made, 1).clone(), torch.stack(held, 1)
 
 
 def perturbed(batch: Batch, deviation: float, generator: torch.Generator) -> Batch:

@@ -2,6 +2,7 @@
 
 python -m aapt.worlds record road --out data/road --episodes 300
 python -m aapt.worlds record road --out data/road --first 300 --episodes 300 --distracted
+python -m aapt.worlds record road --out data/sighted --first 600 --episodes 200 --by-sight
 """
 
 import argparse
@@ -31,15 +32,21 @@ def main() -> None:
         action="store_true",
         help="road: half of the time under keys that were meant for another track",
     )
+    recorder.add_argument(
+        "--by-sight", action="store_true", help="road: driven by one who sees the pictures and nothing else"
+    )
     previewer = commands.add_parser("preview", help="a sheet of pictures from recorded episodes")
     previewer.add_argument("folder", type=Path)
     previewer.add_argument("--out", type=Path, default=Path("preview.png"))
     previewer.add_argument("--episodes", type=int, default=8)
     options = parser.parse_args()
     if options.command == "record":
-        how = {"is_distracted": True} if options.distracted else {}
+        asked = {"is_distracted": options.distracted, "is_sighted": options.by_sight}
+        how = {name: True for name, is_asked in asked.items() if is_asked}
         if how and options.world != "road":
-            parser.error(f"{options.world} knows no distracted drivers; only road does")
+            parser.error(f"{options.world} has one driver; only road has others")
+        if len(how) > 1:
+            parser.error("a driver is either distracted or drives by sight; choose one")
         record(
             options.world,
             options.out,

@@ -1,11 +1,14 @@
 """Who drives `road` while it is recorded."""
 
 import math
+from collections import deque
 
 import numpy as np
 from numpy.random import Generator
 
+from aapt.shapes import FRAMES_PER_LATENT
 from aapt.worlds.clips import FRAMES_PER_SECOND
+from aapt.worlds.eyes import glance
 
 
 class Driver:
@@ -95,3 +98,21 @@ class DistractedDriver:
         seen = self._driver.keys(pose)
         blind: np.ndarray = self._blind_keys[self._frame % len(self._blind_keys)]
         return blind if self._is_blind else seen
+
+
+class SightedDriver:
+    """Sees the game's pictures and nothing else, and answers each four frames later, about as late as a
+    player's hand."""
+
+    def __init__(self, keys: tuple[str, ...]) -> None:
+        self._keys = keys
+        self._pressed = deque([np.zeros(len(keys), np.uint8)] * FRAMES_PER_LATENT)
+        self._number = 0
+
+    def look(self, picture: np.ndarray) -> tuple[np.ndarray, bool]:
+        """What is held for the next frame, [k] uint8, and whether `picture` shows the car on the road."""
+        self._number += 1
+        seen = glance(picture, self._number)
+        self._pressed.append(np.array([key in seen.keys for key in self._keys], np.uint8))
+        self._pressed.popleft()
+        return self._pressed[0], seen.is_on_road

@@ -19,7 +19,7 @@ from gymnasium.envs.box2d import car_racing
 from gymnasium.envs.box2d.car_dynamics import Car
 
 from aapt.worlds.clips import FRAMES_PER_SECOND, Episode
-from aapt.worlds.drivers import DistractedDriver, Driver
+from aapt.worlds.drivers import DistractedDriver, Driver, SightedDriver
 
 KEYS = ("left", "right", "up", "down")
 RIGHT_FOR_LEFT = [KEYS.index(key) for key in ("right", "left", "up", "down")]
@@ -183,11 +183,14 @@ def _dashes(track: np.ndarray) -> list[np.ndarray]:
     return dashes
 
 
-def play(seed: int, seconds: float, *, is_distracted: bool = False) -> Episode:
+def play(seed: int, seconds: float, *, is_distracted: bool = False, is_sighted: bool = False) -> Episode:
     """Record one drive on the track that belongs to `seed`.
 
     Half of the drives begin at rest on the start line, the others anywhere on the track and already moving.
     The game runs its tracks anticlockwise; every other drive is mirrored, so that both turns are as common.
+
+    is_distracted: half of the time under keys that were meant for another track. is_sighted: driven by the
+    pictures alone, as `Watcher` drives a dream.
     """
     random = np.random.default_rng(seed)
     road = Road(seed)
@@ -199,9 +202,10 @@ def play(seed: int, seconds: float, *, is_distracted: bool = False) -> Episode:
     driver: Driver | DistractedDriver = watchful
     if is_distracted:
         driver = DistractedDriver(watchful, _keys_of_another(seed, seconds), random)
+    sighted = SightedDriver(KEYS) if is_sighted else None
     frames, keys, poses = [road.picture()], [np.zeros(4, np.uint8)], [road.pose]
     for _ in range(int(seconds * FRAMES_PER_SECOND)):
-        held = driver.keys(road.pose)
+        held = driver.keys(road.pose) if sighted is None else sighted.look(frames[-1])[0]
         road.step(held)
         frames.append(road.picture())
         keys.append(held)
