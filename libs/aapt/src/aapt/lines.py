@@ -180,10 +180,13 @@ class Lines:
 
     def watch(self, on_lost: Callable[[], None] = lambda: None) -> None:
         """From now on both ends beat. `on_lost` is called once, in another thread, when a rank is lost."""
-        for connection in self._connections.values():
+        if not self._connections:
+            return
+        selector = selectors.DefaultSelector()
+        for rank, connection in self._connections.items():
             connection.socket.settimeout(self._silence_s)
-        if self._connections:
-            threading.Thread(target=self._watch, args=(on_lost,), name="lines", daemon=True).start()
+            selector.register(connection.socket, selectors.EVENT_READ, rank)
+        threading.Thread(target=self._watch, args=(selector, on_lost), name="lines", daemon=True).start()
 
     def tell(self, message: bytes) -> None:
         """The same to every other rank. Raises RankLost."""
@@ -234,12 +237,10 @@ class Lines:
         self._connections[int(rank)] = connection
         self._names[int(rank)] = f"rank {rank} (process {process} on {host})"
 
-    def _watch(self, on_lost: Callable[[], None]) -> None:
+    def _watch(self, listening: selectors.BaseSelector, on_lost: Callable[[], None]) -> None:
         beat_at_s = time.monotonic()
         heard_at_s = dict.fromkeys(self._connections, beat_at_s)
-        with selectors.DefaultSelector() as selector:
-            for rank, connection in self._connections.items():
-                selector.register(connection.socket, selectors.EVENT_READ, rank)
+        with listening as selector:
             while not (self._is_closed or self._is_lost.is_set()):
                 for ready, _ in selector.select(BEAT_S):
                     if self._hear(ready.data):
