@@ -45,12 +45,16 @@ def test_what_is_out_of_range_is_a_sentence(monkeypatch: pytest.MonkeyPatch, wor
         ("distill --adapted run", "distill has no --adapted, which is for adversarial"),
         ("adversarial --out out", "adversarial has no --out, which is for export"),
         ("adapt --threads 0", "--threads is 0; choose 1 or more"),
+        ("adapt --by-sight 0.5", "adapt has no --by-sight, which is for adversarial"),
+        ("adversarial --by-sight 0.5", "--by-sight and --sighted-data go together"),
+        ("adversarial --sighted-data data", "--by-sight and --sighted-data go together"),
+        ("adversarial --by-sight 1 --sighted-data data --preset maze", "looks like, and nothing of maze"),
     ],
 )
 def test_what_is_for_another_stage_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, said: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["aapt.train", *words.split(), *NOWHERE])
+    monkeypatch.setattr(sys, "argv", ["aapt.train", words.split()[0], *NOWHERE, *words.split()[1:]])
     with pytest.raises(SystemExit):
         main()
     assert said in capsys.readouterr().err

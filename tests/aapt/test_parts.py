@@ -26,6 +26,7 @@ STAGES: dict[str, tuple[Callable[..., Stage[Any]], object]] = {
         AdversarialConfig(CLIPS, LENGTH, extensions=1, penalty=1.0, anchor=1.0, mismatched=1.0),
     ),
     "late": (Adversarial, AdversarialConfig(CLIPS, LENGTH, late=1.0, penalty=1.0)),
+    "by sight": (Adversarial, AdversarialConfig(CLIPS, LENGTH, extensions=1, penalty=1.0, by_sight=1.0)),
     "teacher-forced": (Adversarial, AdversarialConfig(CLIPS, LENGTH, penalty=1.0, teacher_forced=True)),
 }
 
@@ -37,7 +38,8 @@ def learnt(name: str, micro_clips: int) -> dict[str, Any]:
     kind, config = STAGES[name]
     adapted = (model.dit,) if kind is Adversarial else ()
     torch.manual_seed(0)  # the heads of the discriminator begin at random
-    stage = kind(model, *adapted, clips, clips, config, micro_clips=micro_clips)
+    sighted = {"sighted": clips} if kind is Adversarial else {}
+    stage = kind(model, *adapted, clips, clips, config, micro_clips=micro_clips, **sighted)
     generator = torch.Generator().manual_seed(3)
     drawn = stage.draw(generator)
     passed: list[int] = []

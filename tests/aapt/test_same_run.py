@@ -8,7 +8,7 @@ import torch
 
 from aapt.checkpoint import BadCheckpoint, untrained
 from aapt.presets import DEBUG
-from aapt.train import adapt, distill
+from aapt.train import adapt, adversarial, distill
 from aapt.train.__main__ import main
 from aapt.train.state import check_kind, load_weights
 from tests.aapt.recordings import record_squares
@@ -24,7 +24,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, name in enumerate(("codec", "other")):
         (tmp_path / name).mkdir()
         torch.save(untrained(DEBUG, seed).vae.state_dict(), tmp_path / name / "weights.pt")
-    for stage in (adapt, distill):
+    for stage in (adapt, distill, adversarial):
         monkeypatch.setattr(stage, "judge", lambda *_: {})
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -89,6 +89,33 @@ def test_a_run_that_noted_less_goes_on_and_notes_the_rest(
     del state["kind"]
     torch.save(state, world / "adapt" / "state.pt")
     typed(monkeypatch, "adapt", "--steps", "2", "--late", "0.25")
+
+
+def test_worlds_by_sight_are_played_beside_recordings_of_such_and_are_part_of_a_run(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(monkeypatch, "adapt", "--steps", "1")
+    typed(monkeypatch, "distill", "--steps", "1", "--init", "adapt")
+    stage3 = ("adversarial", "--init", "distill", "--adapted", "adapt", "--clips", "2")
+    by_sight = ("--by-sight", "1", "--sighted-data", "sighted")
+    with pytest.raises(SystemExit, match=r"no episodes in sighted; .* --out sighted --by-sight$"):
+        typed(monkeypatch, *stage3, *by_sight, "--steps", "1")
+    (world / "sighted").mkdir()
+    record_squares(world / "sighted", 2)  # none is held out: they are not judged on
+    typed(monkeypatch, *stage3, *by_sight, "--steps", "1")
+    noted = kept(world / "adversarial")
+    assert noted["by_sight"] == "1.0"
+    assert noted["sighted"].startswith("2 recordings")
+    typed(monkeypatch, *stage3, *by_sight, "--steps", "2")
+    with pytest.raises(SystemExit, match=r"was saved by by_sight '1\.0', .*, this is by_sight '0\.0'"):
+        typed(monkeypatch, *stage3, "--steps", "3")
+
+
+def test_a_run_from_before_worlds_by_sight_had_none(tmp_path: Path) -> None:
+    torch.save({"kind": {"stage": "adversarial", "late": "0.25"}}, tmp_path / "state.pt")
+    check_kind(tmp_path, {"stage": "adversarial", "late": "0.25", "by_sight": "0.0"})
+    with pytest.raises(BadCheckpoint, match=r"was saved by by_sight '0\.0', this is by_sight '0\.5'"):
+        check_kind(tmp_path, {"stage": "adversarial", "late": "0.25", "by_sight": "0.5"})
 
 
 def test_what_was_said_and_is_not_said_now_is_another_run(tmp_path: Path) -> None:

@@ -40,8 +40,11 @@ def stage(name: str, ranks: Ranks, micro_clips: int = 0) -> Stage[Any]:
         distill = Distill(model, clips, clips, drawn, micro_clips=micro_clips)
         ranks.shard(distill.teacher, stays_gathered=False)
         return distill
-    played = AdversarialConfig(clips=2, length=5, extensions=1, late=0.5, penalty=1.0, judge_first=1)
-    return Adversarial(model, model.dit, clips, clips, played, micro_clips=micro_clips)
+    # Whether a world is late, and whether it is driven by sight, differs between rows, too.
+    played = AdversarialConfig(
+        clips=2, length=5, extensions=1, late=0.5, penalty=1.0, judge_first=1, by_sight=0.5
+    )
+    return Adversarial(model, model.dit, clips, clips, played, sighted=clips, micro_clips=micro_clips)
 
 
 def config(name: str, steps: int = STEPS) -> LoopConfig:

@@ -1,6 +1,7 @@
 """The recorders: resumable, reproducible, and steered by the keys that they write down."""
 
 import importlib
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aapt.worlds.__main__ import main as record_command
 from aapt.worlds.clips import Episode, episode_paths
+from aapt.worlds.eyes import glance
 from aapt.worlds.record import preview, record, record_one
 
 SEED = 2  # even: not mirrored
@@ -34,7 +37,7 @@ def test_an_episode_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_recording_that_exists_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "episode-00004.npz"
     episode("already there").save(path)
-    assert record_one("no_such_world", tmp_path, 1.0, 4) == 0
+    assert record_one("no_such_world", tmp_path, 1.0, {}, 4) == 0
     assert Episode.load(path).caption == "already there"
 
 
@@ -119,8 +122,31 @@ def test_a_distracted_driver_presses_for_a_time_what_another_pressed(road: Modul
     assert 2 <= changes[0] <= 10, "it looks first"
 
 
+def test_who_drives_by_sight_starts_as_others_do_and_mostly_holds_the_road(road: ModuleType) -> None:
+    on_road = []
+    for seed in (600, 601, 602):
+        usual, sighted = road.play(seed, 1.0), road.play(seed, 8.0, driver="sighted")
+        np.testing.assert_array_equal(usual.frames[0], sighted.frames[0])
+        assert sighted.controls[:, :2].any()
+        on_road += [glance(frame, 0).is_on_road for frame in sighted.frames[:: road.FRAMES_PER_SECOND]]
+    assert np.mean(on_road) > 0.8
+
+
+def test_one_driver_is_asked_for_at_a_time_and_of_the_road(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, said in (
+        ("road --by-sight --distracted", "not allowed with argument"),
+        ("maze --by-sight", "maze has one driver; only road has a sighted one"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["aapt.worlds", "record", *words.split(), "--out", "nowhere"])
+        with pytest.raises(SystemExit):
+            record_command()
+        assert said in capsys.readouterr().err
+
+
 def test_other_drives_stay_what_they_were(road: ModuleType) -> None:
-    usual, distracted = road.play(SEED, 1.0), road.play(SEED, 1.0, is_distracted=True)
+    usual, distracted = road.play(SEED, 1.0), road.play(SEED, 1.0, driver="distracted")
     np.testing.assert_array_equal(usual.frames[0], distracted.frames[0])
     assert road.play(SEED, 1.0).caption == usual.caption
 

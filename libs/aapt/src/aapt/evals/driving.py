@@ -2,7 +2,7 @@
 
 A recording's keys were meant for the recording's road. A dream that obeys them leaves its own road at the
 first bend that differs, as the game would on another track, so `drift` cannot tell obedience from decay.
-Here a driver (`eyes.py`) sees the dreamt frames and nothing else, and steers by them:
+Here a driver (`worlds/eyes.py`) sees the dreamt frames and nothing else, and steers by them:
 
 - on_road_ratio: of all frames, those that show the car on the road.
 - rotation and translation error: the motion that the regressor names for a dreamt latent, against the motion
@@ -58,13 +58,14 @@ def drive_dream(model: Model, paths: list[Path], seconds: float, seed: int = 0) 
     latents = latents_in(model.preset, seconds)
     firsts = [read_drive(path, 1).frames[:1] for path in paths]
     rollout = Rollout(model, len(paths))
-    watchers = [Watcher(model.vae, model.preset.keys) for _ in paths]
+    watchers = []
     text = model.text.encode(model.preset.prompt)
     seen: list[list[Frames]] = []
     for slot, first in enumerate(firsts):
         latent = model.vae.encode(to_video(first)[None])[0, 0]
         rollout.open_latent(slot, latent, text, seed + slot)
-        seen.append([watchers[slot].see(latent)])
+        watchers.append(Watcher(model.vae, model.preset.keys, latent))
+        seen.append([watchers[slot].frames])
     held: list[list[Tensor]] = [[] for _ in paths]
     on_road: list[list[bool]] = [[] for _ in paths]
     for _ in tqdm(range(latents), "driving", unit="latent", leave=False):
@@ -74,7 +75,8 @@ def drive_dream(model: Model, paths: list[Path], seconds: float, seed: int = 0) 
             held[slot].append(controls)
         made = rollout.step({slot: held[slot][-1] for slot in range(len(paths))})
         for slot, latent in made.items():
-            seen[slot].append(watchers[slot].see(latent))
+            watchers[slot].see(latent)
+            seen[slot].append(watchers[slot].frames)
     return [
         Driven(torch.cat(frames), torch.stack(controls), torch.tensor(road))
         for frames, controls, road in zip(seen, held, on_road, strict=True)

@@ -46,7 +46,9 @@ from aapt.train.pretrain import Pretrain, PretrainConfig
 from aapt.train.sharding import Ranks, join, leave
 from aapt.train.state import check_kind, load_players, load_weights, write
 from aapt.worlds.clips import HELD_OUT_EPISODES, BadRecording, Episode, each_readable, episode_paths
-from aapt.worlds.latents import Clips, digest_of, encode
+from aapt.worlds.latents import Clips, EncodedEpisode, digest_of, encode
+
+BY_SIGHT = " --by-sight"  # how recordings for `--by-sight` are made
 
 # Whose weights a stage may begin with.
 BEFORE = {
@@ -110,17 +112,20 @@ def _train_network(
         load_weights(model.dit, options.init, BEFORE[options.command], wanted)
     kind = {**loop.kind, "codec": codec, "data": _named(paths)}
     if options.sighted_data:
-        kind["sighted"] = _named(episode_paths(options.sighted_data))
+        kind["sighted"] = _named(episode_paths(options.sighted_data, BY_SIGHT))
     if options.command == "distill":
         kind["teacher"] = _short(digest_of(model.dit.state_dict()))
     loop = replace(loop, kind=kind)
     check_kind(options.run, loop.whole_kind)  # before anything is encoded
     if not ranks.is_first:
         ranks.wait()  # the first one encodes, the others read what it has written
-    learning, held_out = _encoded(model, options, options.data, "latents.pt")
+    learning, held_out = (
+        Clips(each, model.text) for each in _split(_encoded(model, options, paths, "latents.pt"))
+    )
     sighted = None
     if options.sighted_data:
-        sighted, _ = _encoded(model, options, options.sighted_data, "latents-sighted.pt")
+        driven = episode_paths(options.sighted_data, BY_SIGHT)
+        sighted = Clips(_encoded(model, options, driven, "latents-sighted.pt"), model.text)
     model.dit.to(options.device)
     if ranks.is_first:
         ranks.wait()
@@ -129,14 +134,14 @@ def _train_network(
     train(stage, loop, options.run, ranks)
 
 
-def _encoded(model: Model, options: argparse.Namespace, data: Path, cache: str) -> tuple[Clips, Clips]:
-    """The recordings in `data` to learn from, and those that are held out."""
+def _encoded(
+    model: Model, options: argparse.Namespace, paths: list[Path], cache: str
+) -> list[EncodedEpisode]:
     vae = model.vae.to(options.device)
     with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.bfloat16):
-        episodes = encode(vae, episode_paths(data), options.codec / cache, model.preset)
+        episodes = encode(vae, paths, options.codec / cache, model.preset)
     model.vae.to("cpu")
-    learning, held_out = (Clips(each, model.text) for each in _split(episodes))
-    return learning, held_out
+    return episodes
 
 
 def _stage(

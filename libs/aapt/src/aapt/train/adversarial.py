@@ -6,6 +6,7 @@ noise and that past, gives the same latents with gradients. They flow through ke
 segment and stop at the recycled latents and at the segment's border.
 """
 
+import copy
 from collections.abc import Iterator, Set
 from dataclasses import replace
 from pathlib import Path
@@ -61,10 +62,13 @@ class Adversarial:
         self._whole = model
         self._clips = clips
         self._held_out = held_out
-        if config.by_sight and sighted is None:
-            raise ValueError("by_sight needs recordings that were driven so; name them with --sighted-data")
         self._student = Student(model, clips, config)
-        self._sighted = Student(model, sighted or clips, config, sees=for_serving(model.vae))
+        self._sighted: Student | None = None
+        if config.by_sight:
+            if sighted is None:
+                raise ValueError("by_sight needs clips that were driven so: --sighted-data names recordings")
+            seeing = copy.deepcopy(for_serving(model.vae)).to(self._device)
+            self._sighted = Student(model, sighted, config, sees=seeing)
         self._config = config
         self._micro_clips = micro_clips
 
@@ -81,7 +85,9 @@ class Adversarial:
         if config.teacher_forced:
             return (self._forced(generator),)
         is_late = float(torch.rand((), generator=generator)) < config.late
-        is_sighted = bool(config.by_sight) and float(torch.rand((), generator=generator)) < config.by_sight
+        is_sighted = False
+        if config.by_sight:  # otherwise nothing is drawn: steps stay what they were
+            is_sighted = float(torch.rand((), generator=generator)) < config.by_sight
         count = 1 + config.extensions
         graded = torch.randperm(count, generator=generator)[: config.graded or count].tolist()
         how = {"is_late": is_late, "is_sighted": is_sighted}
@@ -145,6 +151,7 @@ class Adversarial:
     ) -> Iterator[Segment]:
         """The first move: see `Student.play`. is_sighted: as `AdversarialConfig.by_sight` says."""
         student = self._sighted if is_sighted else self._student
+        assert student is not None, "the config asks for nothing by sight"
         return student.play(generator, graded, is_late=is_late)
 
     def again(self, segment: Segment) -> Latents:

@@ -25,6 +25,7 @@ class AdversarialConfig:
     by_sight: share of steps in which the student's worlds are driven by one who sees them and nothing else
       (`worlds/watcher.py`), beside real clips that were driven so. Under the keys of recordings, which were
       meant for other roads, a dream leaves its road within seconds; what is then learnt of roads is little.
+      0: none (paper).
     teacher_forced: each latent is made and judged behind true ones; the paper's ablation (appendix D).
     """
 

@@ -14,6 +14,7 @@ from aapt.train.distill import DistillConfig
 from aapt.train.loop import LoopConfig
 from aapt.train.pretrain import PretrainConfig
 from aapt.train.sharding import are_several
+from aapt.worlds.eyes import KNOWN
 
 StageConfig = PretrainConfig | AdaptConfig | DistillConfig | AdversarialConfig
 CONFIGS: dict[str, type[StageConfig]] = {
@@ -111,6 +112,10 @@ def read_options(description: str | None = None) -> argparse.Namespace:
         if getattr(options, name) is not None and options.command not in users:
             flag = "--" + name.replace("_", "-")
             known.error(f"{options.command} has no {flag}, which is for {', '.join(users)}; leave it out")
+    if bool(options.by_sight) != bool(options.sighted_data):
+        known.error("--by-sight and --sighted-data go together: a share of the steps, and recordings for it")
+    if options.by_sight and options.preset not in KNOWN:
+        known.error(f"--by-sight: the driver knows what a road looks like, and nothing of {options.preset}")
     if options.command == "export" and not options.recycling:
         known.error(
             "a checkpoint says its preset, and that recycles: --no-recycling is for the ablation alone"

@@ -41,20 +41,25 @@ class Segment:
 
 
 def rolled_out(
-    rollout: Rollout, controls: Controls, watchers: Sequence[Watcher] = ()
+    rollout: Rollout, controls: Controls, watchers: Sequence[Watcher] = (), held: int = 0
 ) -> tuple[Latents, Controls]:
-    """What all sessions of `rollout` make under `controls`, or under those of `watchers`, one for each, who
-    have seen what was made before; and under which it was made."""
+    """What all sessions of `rollout` make under `controls`, and these controls.
+
+    watchers: one for each session, who has seen all before. What they press takes the place of `controls`,
+      but for the first `held` latents.
+    """
     slots = range(len(controls))
-    made, held = [], []
+    made, pressed = [], []
     for i in range(controls.shape[1]):
-        rows = torch.stack([watcher.answer()[0] for watcher in watchers]) if watchers else controls[:, i]
+        rows = controls[:, i]
+        if watchers and i >= held:
+            rows = torch.stack([watcher.answer()[0] for watcher in watchers])
         latents = rollout.step({slot: rows[slot] for slot in slots})
         for slot, watcher in enumerate(watchers):
             watcher.see(latents[slot])
         made.append(torch.stack([latents[slot] for slot in slots]))
-        held.append(rows)
-    return torch.stack(made, 1).clone(), torch.stack(held, 1)
+        pressed.append(rows)
+    return torch.stack(made, 1).clone(), torch.stack(pressed, 1)
 
 
 def perturbed(batch: Batch, deviation: float, generator: torch.Generator) -> Batch:

@@ -13,6 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 from aapt.checkpoint import BadCheckpoint, fill
 from aapt.train.sharding import Ranks, load_whole, load_whole_optimizer
 
+LATER = {"by_sight": "0.0"}  # options that came when kinds were noted already, and what was so before
+
 
 @dataclass
 class RunState:
@@ -120,8 +122,8 @@ def load_players(networks: dict[str, nn.Module], run: Path) -> None:
 
 
 def _check_kind(path: Path, state: Mapping[str, Any], kind: Mapping[str, str]) -> None:
-    # What an older version did not note is taken to be as it is now.
-    theirs = state.get("kind", {})
+    # What an older version did not note is taken to be as it is now, but for what it could not do.
+    theirs = {what: value for what, value in LATER.items() if what in kind} | state.get("kind", {})
     differing = [what for what in theirs if theirs[what] != kind.get(what)]
     if "stage" in differing:
         differing = ["stage"]  # the other options of another stage tell nobody more

@@ -18,12 +18,15 @@ from aapt.worlds.watcher import Watcher
 class Student:
     """Plays beside real clips: under their controls, or under those of one who sees what it makes.
 
-    sees: the codec to look through; the clips are then of drives by sight, too.
+    sees: the codec to look through; the clips are then of drives by sight, too. What is held while the first
+      latent comes about is the clip's: it answers frames from before the clip.
     """
 
     def __init__(
         self, model: Model, clips: Clips, config: AdversarialConfig, sees: VideoVAE | None = None
     ) -> None:
+        before = 2 + model.dit.config.window if config.late else 1 if config.extensions else 0
+        clips.check(before + config.length)  # raises now rather than at some step
         self._model = model
         self._clips = clips
         self._config = config
@@ -35,18 +38,17 @@ class Student:
         """One segment after another.
 
         graded: the segments to be learnt from, all by default; what follows the last is not played.
-        Extensions go on under the controls of clips that have nothing to do with what was played before: the
-        student must be ready for anything.
+        Unless somebody sees, extensions go on under the controls of clips that have nothing to do with what
+        was played before: the student must be ready for anything.
         """
         config = self._config
         graded = set(range(1 + config.extensions)) if graded is None else graded
         rollout = Rollout(self._model, config.clips)
         seeds = torch.randint(2**31, (config.clips,), generator=generator).tolist()
-        begin = self._take_up if is_late else self._open
-        watchers = self._watchers()
-        real = begin(rollout, seeds, generator, watchers)
+        real, seen = (self._take_up if is_late else self._open)(rollout, seeds, generator)
+        watchers = self._watchers(seen)
         past = rollout.next_pass(config.length) if is_late and 0 in graded else None
-        made, held = rolled_out(rollout, real.controls, watchers)
+        made, held = rolled_out(rollout, real.controls, watchers, held=0 if is_late else 1)
         previous = torch.cat([real.first[:, None], made[:, :-1]], 1)
         fake = replace(real, latents=made, previous=previous, controls=held)
         if 0 in graded:
@@ -70,49 +72,41 @@ class Student:
             if segment in graded:
                 yield Segment(real, fake, self._noise(seeds, fake.part(fresh)), past)
 
-    def _watchers(self) -> list[Watcher]:
+    def _watchers(self, seen: Latents) -> list[Watcher]:
         if self._sees is None:
             return []
-        return [Watcher(self._sees, self._model.preset.keys) for _ in range(self._config.clips)]
+        watchers = []
+        for first, *others in seen:
+            watchers.append(Watcher(self._sees, self._model.preset.keys, first))
+            for latent in others:
+                watchers[-1].see(latent)
+        return watchers
 
-    def _open(
-        self,
-        rollout: Rollout,
-        seeds: list[int],
-        generator: torch.Generator,
-        watchers: list[Watcher],
-    ) -> Batch:
+    def _open(self, rollout: Rollout, seeds: list[int], generator: torch.Generator) -> tuple[Batch, Latents]:
+        """Real clips, played from their first picture on, and what there was to see by then."""
         real = self._clips.batch(generator, self._config.clips, self._config.length)
         for slot, seed in enumerate(seeds):
             rollout.open_latent(slot, real.first[slot], real.text[slot], seed)
-        for watcher, first in zip(watchers, real.first, strict=False):
-            watcher.see(first)
-        return real
+        return real, real.first[:, None]
 
     def _take_up(
-        self,
-        rollout: Rollout,
-        seeds: list[int],
-        generator: torch.Generator,
-        watchers: list[Watcher],
-    ) -> Batch:
+        self, rollout: Rollout, seeds: list[int], generator: torch.Generator
+    ) -> tuple[Batch, Latents]:
+        """The same for worlds in which somebody has played for long."""
         config = self._config
         window = self._model.dit.config.window
         lived = self._clips.batch(generator, config.clips, 2 + window + config.length, late=1.0)
         lived.index[:] = lived.index[0].clone()  # a pass goes over sessions of one age
-        indices = lived.index[0].tolist()
+        indices, rows = lived.index[0].tolist(), range(2 + window)
         for slot, seed in enumerate(seeds):
             latents = {0: lived.first[slot], indices[1] - 1: lived.previous[slot, 1]}
-            rows = range(2 + window)
             past = Past(
                 latents | {indices[i]: lived.latents[slot, i] for i in rows},
                 {indices[i]: lived.controls[slot, i] for i in rows},
             )
             rollout.resume_latents(slot, past, lived.text[slot], seed)
-        for slot, watcher in enumerate(watchers):
-            for i in rows[-1 - self._model.vae.looks_back :]:
-                watcher.see(lived.latents[slot, i])
-        return lived.part(slice(-config.length, None))
+        newest = lived.latents[:, : len(rows)]
+        return lived.part(slice(-config.length, None)), newest[:, -1 - self._model.vae.looks_back :]
 
     def _noise(self, seeds: list[int], fake: Batch) -> Latents:
         preset, indices = self._model.preset, fake.index[0].tolist()

@@ -27,12 +27,13 @@ def main() -> None:
     recorder.add_argument("--first", type=int, default=0, help="number, and so seed, of the first episode")
     recorder.add_argument("--seconds", type=float, default=40.0, help="length of an episode")
     recorder.add_argument("--workers", type=int, default=2)
-    recorder.add_argument(
+    drivers = recorder.add_mutually_exclusive_group()
+    drivers.add_argument(
         "--distracted",
         action="store_true",
         help="road: half of the time under keys that were meant for another track",
     )
-    recorder.add_argument(
+    drivers.add_argument(
         "--by-sight", action="store_true", help="road: driven by one who sees the pictures and nothing else"
     )
     previewer = commands.add_parser("preview", help="a sheet of pictures from recorded episodes")
@@ -41,12 +42,9 @@ def main() -> None:
     previewer.add_argument("--episodes", type=int, default=8)
     options = parser.parse_args()
     if options.command == "record":
-        asked = {"is_distracted": options.distracted, "is_sighted": options.by_sight}
-        how = {name: True for name, is_asked in asked.items() if is_asked}
-        if how and options.world != "road":
-            parser.error(f"{options.world} has one driver; only road has others")
-        if len(how) > 1:
-            parser.error("a driver is either distracted or drives by sight; choose one")
+        driver = "distracted" if options.distracted else "sighted" if options.by_sight else ""
+        if driver and options.world != "road":
+            parser.error(f"{options.world} has one driver; only road has a {driver} one")
         record(
             options.world,
             options.out,
@@ -54,7 +52,7 @@ def main() -> None:
             options.seconds,
             options.workers,
             options.first,
-            **how,
+            **({"driver": driver} if driver else {}),
         )
     else:
         preview(options.folder, options.out, options.episodes)

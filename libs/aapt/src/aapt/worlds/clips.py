@@ -79,16 +79,15 @@ class Episode:
             )
 
 
-def episode_paths(folder: Path) -> list[Path]:
+def episode_paths(folder: Path, how: str = "") -> list[Path]:
     """All episodes of a folder in recording order.
 
-    Raises FileNotFoundError, naming the command that records, when there are none.
+    Raises FileNotFoundError, naming the command that records, when there are none; how: its options.
     """
     paths = sorted(folder.glob("episode-*.npz"))
     if not paths:
-        raise FileNotFoundError(
-            f"no episodes in {folder}; record some with: python -m aapt.worlds record road --out {folder}"
-        )
+        command = f"python -m aapt.worlds record road --out {folder}{how}"
+        raise FileNotFoundError(f"no episodes in {folder}; record some with: {command}")
     return paths
 
 

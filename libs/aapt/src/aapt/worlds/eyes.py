@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+KNOWN = ("road", "debug")  # presets whose roads it knows; the one for tests has none
 AHEAD = (0.3, 0.55)  # of the picture's height: where the road is looked for, a car's length ahead
 BELOW = (0.55, 0.7)  # in front of the bonnet: grey here means that the car is on the road
 GREY_RANGE = 40  # most difference between the colours of something grey

@@ -90,8 +90,7 @@ class Clips:
         Without them a network meets rotary angles in play that it never met in training. Raises BadRecording
         where an episode is shorter than that.
         """
-        for number in range(len(self.episodes)):
-            self._check(number, length)
+        self.check(length)
         places = [self._place(generator, length) for _ in range(clips)]
         batch = self.pick(places, length)
         for row, (number, start) in enumerate(places[: round(late * clips)]):
@@ -103,6 +102,11 @@ class Clips:
             away = nearest + (farthest - nearest) * float(torch.rand((), generator=generator))
             batch.index[row, 1:] += int(math.exp(away))
         return batch
+
+    def check(self, latents: int) -> None:
+        """Raises BadRecording, naming it, where an episode has fewer latents than that."""
+        for number in range(len(self.episodes)):
+            self._check(number, latents)
 
     def middle(self, generator: torch.Generator, clips: int, length: int) -> Batch:
         """Clips of a world that is under way: what is recycled for the first latent is a latent like others,

@@ -2,6 +2,7 @@
 
 import importlib
 import multiprocessing
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def record_path(out: Path, index: int) -> Path:
     return out / f"episode-{index:05d}.npz"
 
 
-def record_one(world: str, out: Path, seconds: float, index: int, **how: bool) -> int:
+def record_one(world: str, out: Path, seconds: float, how: Mapping[str, str], index: int) -> int:
     """Record episode `index` unless it is there already; returns its number of new frames."""
     path = record_path(out, index)
     if path.exists():
@@ -28,12 +29,12 @@ def record_one(world: str, out: Path, seconds: float, index: int, **how: bool) -
 
 
 def record(
-    world: str, out: Path, episodes: int, seconds: float, workers: int, first: int = 0, **how: bool
+    world: str, out: Path, episodes: int, seconds: float, workers: int, first: int = 0, **how: str
 ) -> None:
     """Record `episodes` episodes from number `first` on into `out`, skipping those that exist: stop and start
     as you like. how: what the world's `play` is told besides."""
     out.mkdir(parents=True, exist_ok=True)
-    work = partial(record_one, world, out, seconds, **how)
+    work = partial(record_one, world, out, seconds, how)
     with (
         multiprocessing.get_context("spawn").Pool(workers) as pool,
         tqdm(total=episodes, desc=f"recording {world}", unit="episode") as progress,

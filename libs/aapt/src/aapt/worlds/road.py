@@ -9,6 +9,7 @@ longer sees how fast it goes stands still.
 
 import math
 import os
+from collections.abc import Callable
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -183,14 +184,14 @@ def _dashes(track: np.ndarray) -> list[np.ndarray]:
     return dashes
 
 
-def play(seed: int, seconds: float, *, is_distracted: bool = False, is_sighted: bool = False) -> Episode:
+def play(seed: int, seconds: float, *, driver: str = "watchful") -> Episode:
     """Record one drive on the track that belongs to `seed`.
 
     Half of the drives begin at rest on the start line, the others anywhere on the track and already moving.
     The game runs its tracks anticlockwise; every other drive is mirrored, so that both turns are as common.
 
-    is_distracted: half of the time under keys that were meant for another track. is_sighted: driven by the
-    pictures alone, as `Watcher` drives a dream.
+    driver: "watchful" sees the track and errs; "distracted" presses half of the time what was meant for
+      another track; "sighted" sees the pictures alone, as `Watcher` does in a dream.
     """
     random = np.random.default_rng(seed)
     road = Road(seed)
@@ -198,20 +199,30 @@ def play(seed: int, seconds: float, *, is_distracted: bool = False, is_sighted: 
         road.place(
             int(random.integers(10_000)), random.normal(0, 3), random.normal(0, 0.25), random.uniform(0, 12)
         )
-    watchful = Driver(road.track, random)
-    driver: Driver | DistractedDriver = watchful
-    if is_distracted:
-        driver = DistractedDriver(watchful, _keys_of_another(seed, seconds), random)
-    sighted = SightedDriver(KEYS) if is_sighted else None
+    keys_after = _driver(driver, road, seed, seconds, random)
     frames, keys, poses = [road.picture()], [np.zeros(4, np.uint8)], [road.pose]
     for _ in range(int(seconds * FRAMES_PER_SECOND)):
-        held = driver.keys(road.pose) if sighted is None else sighted.look(frames[-1])[0]
+        held = keys_after(frames[-1])
         road.step(held)
         frames.append(road.picture())
         keys.append(held)
         poses.append(road.pose)
     episode = Episode(np.stack(frames), np.stack(keys), np.stack(poses), str(random.choice(CAPTIONS)))
     return mirrored(episode) if seed % 2 else episode
+
+
+def _driver(
+    name: str, road: Road, seed: int, seconds: float, random: np.random.Generator
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What it holds for the next frame, given the last."""
+    if name == "sighted":
+        sighted = SightedDriver(KEYS)
+        return lambda picture: sighted.look(picture)[0]
+    watchful = Driver(road.track, random)
+    if name == "watchful":
+        return lambda _: watchful.keys(road.pose)
+    distracted = DistractedDriver(watchful, _keys_of_another(seed, seconds), random)
+    return lambda _: distracted.keys(road.pose)
 
 
 def _keys_of_another(seed: int, seconds: float) -> np.ndarray:
