@@ -24,7 +24,7 @@ help:
 	@echo 'make rules    render the alerts and dashboards into deploy/; ARGS="--check" writes nothing'
 	@echo 'make gpu-check  whether the GPUs here compute what a CPU does, and how fast'
 	@echo 'make client   build the wheel of the Python client into out/'
-	@echo 'make record   record 400 minutes of driving into data/road; stop and start as you like'
+	@echo 'make record   record 560 minutes of driving into data/; stop and start as you like'
 	@echo 'make train    learn from them, all stages, for hours;     stop and start as you like'
 	@echo 'make ablations  train and judge what docs/results.md compares, for hours more'
 	@echo 'make chart    render the Helm chart in many ways, and hold it against schemas and policies'
@@ -65,6 +65,7 @@ client: gen/generated
 record: .venv/developing
 	@$(BIN)/python -m aapt.worlds record road --out data/road --episodes 300 $(ARGS)
 	@$(BIN)/python -m aapt.worlds record road --out data/road --first 300 --episodes 300 --distracted $(ARGS)
+	@$(BIN)/python -m aapt.worlds record road --out data/sighted --first 600 --episodes 240 --by-sight $(ARGS)
 
 TRAIN := nice $(BIN)/python -m aapt.train
 ROAD := --preset road --data data/road --threads 2
@@ -72,6 +73,8 @@ CLIPS := --codec runs/codec --compile --optimizer muon --clips 12
 HISTORY := --late 0.25 --history-noise 0.1
 STAGE3 := --codec runs/codec --init runs/distill --adapted runs/adapt --extensions 5 --graded 1 --late 0.25 \
 	--penalty 25 --judge-rate 5 --judge-first 40
+SIGHT := --codec runs/codec --sighted-data data/sighted --by-sight 0.8 --extensions 3 --graded 1 --late 0.25 --clips 6 \
+	--penalty 25 --learning-rate 1.5e-5 --judge-rate 4 --mismatched 0.5 --anchor 0.25
 
 train: .venv/developing
 	@$(TRAIN) codec $(ROAD) --run runs/codec --steps 3200
@@ -81,7 +84,8 @@ train: .venv/developing
 	@$(TRAIN) distill $(ROAD) $(CLIPS) $(HISTORY) --run runs/distill --init runs/adapt --steps 220 \
 		--learning-rate 2e-4 --grid-steps 16 --own-history 0.5 --own-steps 3
 	@$(TRAIN) adversarial $(ROAD) $(STAGE3) --run runs/anchored --steps 400 --anchor 2 --mismatched 1
-	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/anchored --out out/road
+	@$(TRAIN) adversarial $(ROAD) $(SIGHT) --init runs/anchored --run runs/sighted --steps 400
+	@$(TRAIN) export $(ROAD) --codec runs/codec --init runs/sighted --out out/road
 
 ablations: .venv/developing
 	@$(TRAIN) adversarial $(ROAD) $(STAGE3) --run runs/aapt --steps 1000

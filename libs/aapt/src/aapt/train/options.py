@@ -44,7 +44,10 @@ def parser(description: str | None = None) -> argparse.ArgumentParser:
         help="adversarial: run folder of stage 1, its judge to be; none: both players go on from --init",
     )
     parser.add_argument(
-        "--sighted-data", type=Path, help="adversarial: recordings that were driven by sight, for --by-sight"
+        "--sighted-data",
+        type=Path,
+        help="adversarial: recordings that were driven by sight, for --by-sight; their seeds must not"
+        " be those that are held out of --data",
     )
     parser.add_argument("--out", type=Path, help="export: the checkpoint folder")
     parser.add_argument("--steps", type=int, default=1000)
