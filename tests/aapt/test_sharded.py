@@ -18,6 +18,8 @@ from aapt.rollout import Past, Rollout
 from aapt.sharded import RanksDiffer, ShardedRollout, check_ranks
 from tests.aapt.gangs import PATIENT_S, SLOTS, WIDE, Gang, Rank, gang, network
 
+# A thread that watches must end with its gang, and not by an exception.
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 CLOSE = 1e-5
 NOTICED_S = 10.0  # 2 s where the machine is not busy
 
