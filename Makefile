@@ -74,7 +74,7 @@ HISTORY := --late 0.25 --history-noise 0.1
 STAGE3 := --codec runs/codec --init runs/distill --adapted runs/adapt --extensions 5 --graded 1 --late 0.25 \
 	--penalty 25 --judge-rate 5 --judge-first 40
 SIGHT := --codec runs/codec --sighted-data data/sighted --by-sight 0.8 --extensions 3 --graded 1 --late 0.25 --clips 6 \
-	--penalty 25 --learning-rate 1.5e-5 --judge-rate 4 --mismatched 0.5 --anchor 0.25
+	--penalty 25 --learning-rate 1.5e-5 --judge-rate 4 --mismatched 0.5 --anchor 0.25 --threads 1
 
 train: .venv/developing
 	@$(TRAIN) codec $(ROAD) --run runs/codec --steps 3200

@@ -16,20 +16,9 @@ from aapt.train.adversarial_config import AdversarialConfig
 from aapt.train.loop import LoopConfig, train
 from aapt.train.state import load_players
 from aapt.worlds.latents import Batch, Clips
-from tests.aapt.players import noise_clips, restless
 
 LENGTH = 7  # the window is 4
 CLOSE = 1e-5
-
-
-@pytest.fixture
-def model() -> Model:
-    return restless()
-
-
-@pytest.fixture
-def clips(model: Model) -> Clips:
-    return noise_clips(model)
 
 
 def stage(model: Model, clips: Clips, **config: object) -> Adversarial:

@@ -24,16 +24,6 @@ CLOSE = 1e-5
 
 
 @pytest.fixture
-def model() -> Model:
-    return restless()
-
-
-@pytest.fixture
-def clips(model: Model) -> Clips:
-    return noise_clips(model)
-
-
-@pytest.fixture
 def _eyes_for_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is pressed depends on everything that is seen."""
 

@@ -48,8 +48,6 @@ from aapt.train.state import check_kind, load_players, load_weights, write
 from aapt.worlds.clips import HELD_OUT_EPISODES, BadRecording, Episode, each_readable, episode_paths
 from aapt.worlds.latents import Clips, EncodedEpisode, digest_of, encode
 
-BY_SIGHT = " --by-sight"  # how recordings for `--by-sight` are made
-
 # Whose weights a stage may begin with.
 BEFORE = {
     "pretrain": ["pretrain"],
@@ -111,8 +109,9 @@ def _train_network(
     if options.init:
         load_weights(model.dit, options.init, BEFORE[options.command], wanted)
     kind = {**loop.kind, "codec": codec, "data": _named(paths)}
-    if options.sighted_data:
-        kind["sighted"] = _named(episode_paths(options.sighted_data, BY_SIGHT))
+    driven = episode_paths(options.sighted_data, " --by-sight") if options.sighted_data else []
+    if driven:
+        kind["sighted"] = _named(driven)
     if options.command == "distill":
         kind["teacher"] = _short(digest_of(model.dit.state_dict()))
     loop = replace(loop, kind=kind)
@@ -123,8 +122,7 @@ def _train_network(
         Clips(each, model.text) for each in _split(_encoded(model, options, paths, "latents.pt"))
     )
     sighted = None
-    if options.sighted_data:
-        driven = episode_paths(options.sighted_data, BY_SIGHT)
+    if driven:
         sighted = Clips(_encoded(model, options, driven, "latents-sighted.pt"), model.text)
     model.dit.to(options.device)
     if ranks.is_first:

@@ -67,7 +67,9 @@ class Adversarial:
         if config.by_sight:
             if sighted is None:
                 raise ValueError("by_sight needs clips that were driven so: --sighted-data names recordings")
-            seeing = copy.deepcopy(for_serving(model.vae)).to(self._device)
+            seeing = for_serving(
+                copy.deepcopy(model.vae).to(self._device)
+            )  # the model's own stays where it is
             self._sighted = Student(model, sighted, config, sees=seeing)
         self._config = config
         self._micro_clips = micro_clips

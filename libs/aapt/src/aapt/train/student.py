@@ -48,9 +48,9 @@ class Student:
         real, seen = (self._take_up if is_late else self._open)(rollout, seeds, generator)
         watchers = self._watchers(seen)
         past = rollout.next_pass(config.length) if is_late and 0 in graded else None
-        made, held = rolled_out(rollout, real.controls, watchers, held=0 if is_late else 1)
+        made, pressed = rolled_out(rollout, real.controls, watchers, held=0 if is_late else 1)
         previous = torch.cat([real.first[:, None], made[:, :-1]], 1)
-        fake = replace(real, latents=made, previous=previous, controls=held)
+        fake = replace(real, latents=made, previous=previous, controls=pressed)
         if 0 in graded:
             yield Segment(real, fake, self._noise(seeds, fake), past)
         kept, fresh = slice(config.length - config.overlap, None), slice(config.overlap, None)
@@ -59,14 +59,14 @@ class Student:
             real = replace(self._clips.middle(generator, config.clips, config.length), index=index)
             new = real.part(fresh)
             past = rollout.next_pass(new.latents.shape[1]) if segment in graded else None
-            made, held = rolled_out(rollout, new.controls, watchers)
+            made, pressed = rolled_out(rollout, new.controls, watchers)
             latents = torch.cat([fake.latents[:, kept], made], 1)
             before = fake.previous[:, kept] if config.overlap else fake.latents[:, -1:]
             fake = replace(
                 fake,
                 latents=latents,
                 previous=torch.cat([before[:, :1], latents[:, :-1]], 1),
-                controls=torch.cat([fake.controls[:, kept], held], 1),
+                controls=torch.cat([fake.controls[:, kept], pressed], 1),
                 index=index,
             )
             if segment in graded:
